@@ -1,0 +1,63 @@
+# make demo              score drawn slides with the shipped bundles (core install, no torch)
+# make demo SLIDES=DIR   score your own: one sub-folder a slide
+# make test              everything that must pass before a change lands
+# make test-long         kills, floods, browsers, real data
+# make constraints       pin the dependencies anew
+PYTHON ?= python3
+SLIDES ?=
+OUT ?= demo/out
+PIP_FLAGS = --quiet --disable-pip-version-check --no-input
+
+.PHONY: demo test test-long lint types imports tests minimal constraints clean
+
+demo: .venv-core/installed
+ifeq ($(SLIDES),)
+	@test -d demo/slides || .venv-core/bin/smear data sample --out demo/slides
+	@.venv-core/bin/smear score demo/slides --out $(OUT) --overwrite
+else
+	@.venv-core/bin/smear score "$(SLIDES)" --out "$(OUT)" --overwrite || test $$? -eq 3
+endif
+
+test: lint types imports tests minimal
+
+test-long: .venv/installed .venv-core/installed
+	.venv/bin/python -m pytest -m long
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: .venv/installed
+	.venv/bin/mypy
+
+imports: .venv/installed
+	.venv/bin/lint-imports
+
+tests: .venv/installed
+	.venv/bin/python -m pytest -m "not long"
+
+# The core alone, with no torch near it, must score a field.
+minimal: .venv-core/installed
+	.venv-core/bin/python tools/check_minimal_install.py
+
+.venv-core/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
+	@echo "installing the core into .venv-core (once)"
+	@test -x .venv-core/bin/python || $(PYTHON) -m venv .venv-core
+	@.venv-core/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e .
+	@touch $@
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
+	@echo "installing everything into .venv (once)"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt uv
+	@.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e ".[all,dev]"
+	@touch $@
+
+constraints: .venv/installed
+	.venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o constraints.txt
+
+clean:
+	rm -rf .venv .venv-core demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""A trained model as a folder: `bundle.yaml` (its card), `weights.safetensors`, `model.onnx`. Never a pickle."""

@@ -1,0 +1,125 @@
+"""The card of a bundle, `bundle.yaml`: everything a reader needs to trust or distrust the model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field as Key
+from pydantic import model_validator
+
+from detect.config import Settings
+
+CARD, WEIGHTS, GRAPH = "bundle.yaml", "weights.safetensors", "model.onnx"
+
+
+class Metric(Settings):
+    """One measured figure with what stands behind it.
+
+    Attributes:
+        low, high: 95 % interval, by bootstrap over groups; None where none was computed.
+        data, split, part: what it was measured on.
+        command: what to run to get it again.
+    """
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    data: str
+    split: str | None = None
+    part: str
+    n_fields: int
+    n_groups: int
+    n_cells: int
+    command: str
+
+
+class DetectorGraph(Settings):
+    """How fields go into the graph and boxes come out.
+
+    Attributes:
+        image_size: pixels of the longer side that a field is resized to.
+        pad: grey level around a field that fills no multiple of `stride`.
+        thresholds: least score per class. threshold_choice: how they were chosen.
+        candidates: most boxes that enter non-maximum suppression, best scores first.
+        max_detections: most cells of one field.
+    """
+
+    image_size: int = Key(ge=32)
+    stride: int = 32
+    pad: int = Key(114, ge=0, le=255)
+    thresholds: dict[str, float]
+    threshold_choice: str
+    nms_iou: float = Key(gt=0, le=1)
+    candidates: int = Key(3000, ge=1)
+    max_detections: int = Key(300, ge=1)
+
+
+class ClassifierGraph(Settings):
+    """How crops go into the graph and types come out.
+
+    Attributes:
+        image_size: pixels a side that a crop is resized to.
+        margin: context around the box, as a fraction of its longer side.
+        routed_from: detector classes whose cells come here.
+        temperature: the graph's scores are divided by this before the softmax; fitted on dev.
+        min_probability: below it a cell is "unidentified". threshold_choice: how it was chosen.
+        not_known: types that this model cannot see, with the number of groups that there were to learn from.
+    """
+
+    image_size: int = Key(ge=16)
+    margin: float = Key(ge=0)
+    routed_from: tuple[str, ...]
+    temperature: float = Key(1.0, gt=0)
+    min_probability: float = Key(0.0, ge=0, le=1)
+    threshold_choice: str
+    not_known: dict[str, int] = {}
+
+
+class Training(Settings):
+    """What it learnt from, and how."""
+
+    data: tuple[str, ...]
+    split: str
+    fingerprint: dict[str, str]
+    fields: dict[str, int]
+    groups: dict[str, int]
+    cells: dict[str, dict[str, int]]
+    settings: dict[str, Any]
+    record: dict[str, Any]
+    leak_allowed: bool = False
+
+
+class Card(Settings):
+    """`bundle.yaml`.
+
+    Attributes:
+        architecture: family, name, how to build it again, parameters, gflops.
+        files: SHA-256 of each file beside the card.
+        limits: what a user must know before trusting it.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    task: Literal["detector", "classifier"]
+    title: str
+    licence: str
+    intended_use: str
+    limits: tuple[str, ...] = ()
+    classes: tuple[str, ...]
+    architecture: dict[str, Any]
+    detector: DetectorGraph | None = None
+    classifier: ClassifierGraph | None = None
+    training: Training
+    metrics: tuple[Metric, ...] = ()
+    files: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> Card:
+        if (self.task == "detector") != (self.detector is not None):
+            raise ValueError("task: a detector has a 'detector' section, and nothing else has")
+        if (self.task == "classifier") != (self.classifier is not None):
+            raise ValueError("task: a classifier has a 'classifier' section, and nothing else has")
+        if self.detector is not None and set(self.detector.thresholds) != set(self.classes):
+            raise ValueError(f"detector.thresholds: expected one for each of {list(self.classes)}")
+        return self

@@ -1,0 +1,35 @@
+"""What every export shares: what a person says of a bundle, and the folder that it goes into."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from detect.bundles.card import CARD
+from detect.errors import StoreError
+
+INTENDED_USE = (
+    "Research on blood smear morphology. Nothing it gives is a diagnosis; every result needs a trained person's eye."
+)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a person writes on a card: the rest is measured."""
+
+    name: str
+    title: str
+    licence: str
+    limits: tuple[str, ...] = ()
+
+
+def prepare_folder(out: Path, overwrite: bool) -> None:
+    """An empty folder to write a bundle into; StoreError where there is something in it already."""
+    if out.exists() and any(out.iterdir()):
+        if not overwrite:
+            raise StoreError("the folder is not empty", where=str(out), remedy="name another, or pass --overwrite")
+        if not (out / CARD).is_file():
+            raise StoreError("not a bundle, so it is not overwritten", where=str(out), remedy="name another folder")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,98 @@
+"""Reading and writing bundle folders. Hashes are checked whenever one is opened."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from detect import assets
+from detect.bundles.card import CARD, GRAPH, WEIGHTS, Card, Metric
+from detect.config import dump, load
+from detect.errors import BundleError
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle whose files match its card.
+
+    Attributes:
+        hash: SHA-256 of the card, which holds the hashes of the other files: it stands for the whole bundle.
+    """
+
+    card: Card
+    path: Path
+    hash: str
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX graph."""
+        return self.path / GRAPH
+
+    @property
+    def weights(self) -> Path:
+        """The weights for the training framework."""
+        return self.path / WEIGHTS
+
+
+def open_bundle(given: str | Path, task: str | None = None) -> Bundle:
+    """A bundle by folder, or a released one by name.
+
+    Args:
+        task: "detector" or "classifier"; BundleError where the bundle is for something else.
+
+    Raises:
+        BundleError: a file is missing, or was altered since the card was written.
+    """
+    path = assets.bundle(given)
+    if not (path / CARD).is_file():
+        raise BundleError(f"no {CARD}", where=str(path), remedy="make one with 'smear bundle export'")
+    card = load(Card, path / CARD)
+    if task is not None and card.task != task:
+        raise BundleError(f"this is a {card.task}, not a {task}", where=str(path), remedy=f"name a {task} bundle")
+    check_hashes(card, path)
+    return Bundle(card, path, sha256(path / CARD))
+
+
+def check_hashes(card: Card, path: Path) -> None:
+    """BundleError where a file is missing or altered."""
+    for name in (WEIGHTS, GRAPH):
+        if name not in card.files:
+            raise BundleError(f"the card gives no hash for {name}", where=str(path / CARD), remedy="export it again")
+    for name, expected in card.files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{name} is missing", where=str(path), remedy="copy the whole bundle folder again")
+        found = sha256(file)
+        if found != expected:
+            what = f"{name} was altered: SHA-256 {found[:12]}, the card says {expected[:12]}"
+            raise BundleError(what, where=str(path), remedy="get the bundle again, or export it again")
+
+
+def write_card(card: Card, path: Path) -> Card:
+    """Hash the files of a bundle folder and write its card, whole or not at all.
+
+    Returns:
+        The card as written.
+    """
+    files = {p.name: sha256(p) for p in sorted(path.iterdir()) if p.name in (WEIGHTS, GRAPH)}
+    card = card.model_copy(update={"files": files})
+    partial = path / f"{CARD}.partial"
+    partial.write_text(dump(card), "utf-8")
+    partial.replace(path / CARD)
+    return card
+
+
+def add_metrics(path: Path, metrics: Iterable[Metric]) -> None:
+    """Put figures on a card; an older figure of the same name and data gives way."""
+    card = load(Card, path / CARD)
+    new = tuple(metrics)
+    keys = {(m.name, m.data, m.part) for m in new}
+    kept = tuple(m for m in card.metrics if (m.name, m.data, m.part) not in keys)
+    write_card(card.model_copy(update={"metrics": kept + new}), path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""The second stage: crops of cells to types."""

@@ -1,0 +1,54 @@
+"""A classifier bundle, run by an engine. No training framework is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detect.bundles.card import ClassifierGraph
+from detect.bundles.folder import Bundle
+from detect.classify.crops import crop, resize
+from detect.errors import BundleError
+from detect.runtime.base import EngineSettings, open_graph
+from detect.types import CellCrop, ClassMap, Image
+
+# uint8 (n, s, s, 3) to scores before the softmax, float32 (n, types)
+Graph = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ...]]
+BATCH = 32
+
+
+def softmax(scores: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
+    """Probabilities, rows summing to 1, (n, types)."""
+    scaled = np.asarray(scores, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+class BundleClassifier:
+    """Types cells.
+
+    Args:
+        graph: something else that runs the bundle's graph, such as the training framework, for parity.
+    """
+
+    def __init__(self, bundle: Bundle, engine: EngineSettings | None = None, *, graph: Graph | None = None) -> None:
+        if bundle.card.classifier is None:
+            raise BundleError("not a classifier", where=str(bundle.path), remedy="name a classifier bundle")
+        self.settings: ClassifierGraph = bundle.card.classifier
+        self.classes = ClassMap(bundle.card.classes)
+        self._run: Graph = graph or open_graph(bundle.graph, engine or EngineSettings()).run
+
+    def cut(self, field: Image, box: tuple[float, float, float, float]) -> CellCrop:
+        """The crop of a cell as this model wants it, in original pixels."""
+        return crop(field, box, self.settings.margin)
+
+    def predict(self, crops: Sequence[CellCrop]) -> NDArray[np.float32]:
+        """Calibrated probability of each type, float32 (n, types)."""
+        if not crops:
+            return np.zeros((0, len(self.classes)), np.float32)
+        size = self.settings.image_size
+        batch = np.stack([resize(c.pixels, size) for c in crops])
+        scores = [self._run(batch[i : i + BATCH])[0] for i in range(0, len(batch), BATCH)]
+        return softmax(np.concatenate(scores), self.settings.temperature)

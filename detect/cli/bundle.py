@@ -1,0 +1,96 @@
+"""`smear bundle`: export a run, verify and show a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detect.cli.output import out as console
+from detect.cli.output import print_table
+
+app = typer.Typer(no_args_is_help=True, help="Export, verify and show bundles.")
+
+BundleName = Annotated[str, typer.Argument(help="Bundle folder, or the name of a released one.")]
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder of 'smear train'.")],
+    out: Annotated[Path, typer.Option("--out", help="Bundle folder to write.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name on the card; the folder's by default.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="One line on the card.")] = None,
+    licence: Annotated[str, typer.Option("--licence", help="Licence of the weights.")] = "AGPL-3.0-or-later",
+    limit: Annotated[list[str] | None, typer.Option("--limit", help="A limit for the card; may be repeated.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder of the images.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+) -> None:
+    """Write bundle.yaml, weights.safetensors and model.onnx; thresholds are chosen on part dev."""
+    from detect.bundles.draft import Description
+    from detect.config import load_yaml
+    from detect.errors import DataError
+
+    if not (run / "run.yaml").is_file():
+        raise DataError("not a finished run: no run.yaml", where=str(run), remedy="finish it with --resume")
+    chosen = name or out.name
+    about = Description(chosen, title or chosen, licence, tuple(limit or ()))
+    if load_yaml(run / "run.yaml").get("task") == "classifier":
+        from detect.classify.export import export as export_classifier
+
+        answers = export_classifier(run, out, about, overwrite=overwrite)
+        console.print(f"on dev: macro F1 {answers.macro_f1}, answered {answers.answered}")
+    else:
+        from detect.detectors.export import export as export_detector
+
+        report = export_detector(run, out, about, root=root, overwrite=overwrite)
+        console.print(f"on dev: mAP50 {report.ap.map50}, mAP50-95 {report.ap.map50_95}")
+    console.print(f"bundle written to {out}")
+    console.print(f"next: smear bundle verify {out}")
+
+
+@app.command()
+def verify(
+    bundle: BundleName,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of fields to compare on; drawn fields by default.")
+    ] = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="Fields to compare on.")] = 16,
+) -> None:
+    """Check hashes, and that each engine and the training framework give the same answers. Exit 1 if not."""
+    from detect.bundles.folder import open_bundle
+    from detect.cli.samples import fields_or_drawn
+    from detect.runtime.base import EngineSettings, installed
+
+    opened = open_bundle(bundle)
+    console.print(f"{opened.card.name}: hashes match the card")
+    fields = fields_or_drawn(images, most)
+    if opened.card.task == "detector":
+        from detect.detectors.parity import parity
+    else:
+        from detect.classify.parity import parity
+    rows = [parity(opened, fields, EngineSettings(name)) for name in installed()]
+    columns = ("engine", "answers", "in one only", "box difference, px", "score difference", "parity")
+    table = (
+        (
+            r.engine,
+            r.cells,
+            r.unmatched,
+            f"{r.box_pixels:.3f}",
+            f"{r.score:.5f}",
+            "holds" if r.holds else "BROKEN",
+        )
+        for r in rows
+    )
+    print_table(f"against the training framework, {len(fields)} fields", columns, table)
+    if not all(r.holds for r in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(bundle: BundleName) -> None:
+    """Print a bundle's card."""
+    from detect.bundles.folder import open_bundle
+    from detect.config import dump
+
+    console.print(dump(open_bundle(bundle).card), markup=False)

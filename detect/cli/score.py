@@ -1,0 +1,119 @@
+"""`smear score`: a folder of slides to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from detect.cli.output import err
+from detect.cli.output import out as console
+
+if TYPE_CHECKING:
+    from detect.score.run import Outcome
+
+
+def score(
+    folder: Annotated[Path, typer.Argument(help="Folder with one sub-folder of images a slide.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
+    detector: Annotated[str, typer.Option("--detector", help="Detector bundle.")] = "cells-yolov8n",
+    classifier: Annotated[
+        list[str] | None,
+        typer.Option("--classifier", help="Classifier bundle; may be repeated; 'none' for none."),
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="auto, openvino or onnxruntime.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, or bf16 (openvino).")] = "fp32",
+    batch: Annotated[int, typer.Option("--batch", help="Fields per batch.")] = 16,
+    workers: Annotated[int, typer.Option("--workers", help="Batches at once; 0 takes one per core.")] = 0,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="Replace the detector's thresholds, for evaluation.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
+) -> None:
+    """Find and type the cells of every field, count a differential per slide, write a report.
+
+    Exit code 0 where every field was read, 3 where some could not be (each is a row with its reason), 2 for bad
+    arguments.
+    """
+    from detect.config import parse
+    from detect.score.run import score as run
+    from detect.score.settings import ScoreSettings
+
+    given: dict[str, object] = {
+        "detector": detector,
+        "engine": engine,
+        "precision": precision,
+        "batch": batch,
+        "workers": workers,
+        "min_score": min_score,
+    }
+    if classifier is not None:
+        given["classifiers"] = [] if classifier == ["none"] else classifier
+    settings = parse(ScoreSettings, given, "options")
+    with Progress(
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("fields", total=None, rate="")
+
+        def advance(n: int) -> None:
+            bar.advance(task, n)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.1f} fields/s" if speed else "")
+
+        outcome = run(
+            folder,
+            out,
+            settings,
+            overwrite=overwrite,
+            start=lambda n: bar.update(task, total=n),
+            progress=advance,
+        )
+    _print(outcome)
+    if outcome.fields_failed:
+        raise typer.Exit(3)
+
+
+def _print(outcome: Outcome) -> None:
+    from rich.table import Table
+
+    from detect.score.run import STATEMENT
+
+    for slide in outcome.slides[:20]:
+        failed = f", {slide.fields_failed} not read" if slide.fields_failed else ""
+        heading = f"{slide.name}: {slide.fields_ok} fields{failed}, {slide.white} white cells"
+        table = Table(title=heading, title_justify="left", title_style="bold")
+        for name in ("cell", "counted", "%", "95 % limits"):
+            table.add_column(name, justify="left" if name == "cell" else "right")
+        for line in slide.differential:
+            share = line.share
+            limits = ("-", "-")
+            if share is not None and slide.white:
+                limits = (f"{100 * share.value:.1f}", f"{100 * share.low:.1f} - {100 * share.high:.1f}")
+            table.add_row(line.name, str(line.count), *limits)
+        for line in slide.beside:
+            table.add_row(line.name, str(line.count), "", "", style="dim")
+        console.print(table)
+    if len(outcome.slides) > 20:
+        console.print(f"... and {len(outcome.slides) - 20} more slides, see {outcome.out / 'slides.csv'}")
+    total = outcome.fields_ok + outcome.fields_failed
+    console.print(f"{outcome.fields_ok} of {total} fields read in {outcome.seconds:.1f} s", soft_wrap=True)
+    if outcome.fields_failed:
+        console.print(f"{outcome.fields_failed} fields not read: the report says why", style="bold")
+    console.print(f"{STATEMENT}", style="bold")
+    console.print(f"report: {outcome.report.resolve()}", soft_wrap=True)

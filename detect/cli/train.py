@@ -1,0 +1,84 @@
+"""`smear train`: detectors and classifiers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detect.cli.output import out as console
+from detect.cli.output import print_tally
+
+app = typer.Typer(no_args_is_help=True, help="Train a detector or a classifier.")
+
+Config = Annotated[str, typer.Argument(help="YAML of the training, or the name of a packaged one.")]
+Data = Annotated[str, typer.Option("--data", help="Dataset card: a path, or the name of a packaged one.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder to write.")]
+Root = Annotated[Path | None, typer.Option("--root", help="Folder of the images, where it is not in a usual place.")]
+SplitName = Annotated[str | None, typer.Option("--split", help="Split file or name; the card's own by default.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of --out.")]
+TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Allow a pickle as pretrained weights.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first label that would be dropped.")]
+
+
+@app.command()
+def detector(
+    config: Config,
+    data: Data,
+    out: Out,
+    split: SplitName = None,
+    root: Root = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    trust_pickle: TrustPickle = False,
+    strict: Strict = False,
+) -> None:
+    """Train a detector on part `train` of the split; the epoch is chosen on part `dev`."""
+    from detect.detectors.train import train
+    from detect.formats.tally import Tally
+
+    tally = Tally(strict=strict)
+    record = train(
+        config,
+        data,
+        out,
+        split=split,
+        root=root,
+        device=device,
+        resume=resume,
+        trust_pickle=trust_pickle,
+        tally=tally,
+    )
+    print_tally(tally)
+    console.print(f"run written to {out} (best epoch {record['best_epoch']}, {record['minutes']} minutes)")
+    console.print(f"next: smear bundle export {out} --out BUNDLE")
+
+
+@app.command()
+def classifier(
+    config: Config,
+    data: Annotated[list[str], typer.Option("--data", help="Dataset card with typed cells; may be repeated.")],
+    split: Annotated[str, typer.Option("--split", help="Split file of the cells, or its name.")],
+    out: Out,
+    resume: Resume = False,
+) -> None:
+    """Train a classifier of cell types on part `train` of the split."""
+    from rich.progress import Progress
+
+    from detect.classify.train import train
+    from detect.cli.output import err
+    from detect.formats.tally import Tally
+
+    tally = Tally()
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("epochs")
+
+        def show(epoch: int, epochs: int, loss: float) -> None:
+            bar.update(task, total=epochs, completed=epoch, description=f"epoch {epoch}/{epochs}, loss {loss:.3f}")
+
+        record = train(config, data, split, out, resume=resume, progress=show, tally=tally)
+    print_tally(tally)
+    console.print(f"run written to {out} (types: {', '.join(record['types'])}; {record['minutes']} minutes)")
+    console.print(f"next: smear bundle export {out} --out BUNDLE")

@@ -1,0 +1,1 @@
+"""Dataset cards to records, near copies, grouped splits, augmentation."""

@@ -1,0 +1,1 @@
+"""Detectors: one adapter per family behind one protocol, their training and export."""

@@ -1,0 +1,124 @@
+"""A run folder to a bundle: graph, thresholds chosen on dev, card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from detect.bundles import card as cards
+from detect.bundles.card import Card, DetectorGraph, Metric, Training
+from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
+from detect.bundles.folder import Bundle, write_card
+from detect.config import load, load_yaml
+from detect.data.cards import load_card
+from detect.detectors.base import Architecture, DetectorSettings, family
+from detect.detectors.bundled import BundleDetector
+from detect.detectors.measure import MIN_SCORE, predict_all
+from detect.detectors.train import split_parts
+from detect.errors import DataError
+from detect.evaluate.detection import DetectionReport, measure
+from detect.evaluate.thresholds import best_f1
+from detect.formats.tally import Tally
+
+
+def export(
+    run: Path, out: Path, about: Description, *, root: Path | None = None, overwrite: bool = False
+) -> DetectionReport:
+    """Write the bundle of a run. Thresholds are chosen on, and the card's first figures measured on, part dev."""
+    if not (run / "run.yaml").is_file():
+        raise DataError(
+            "not a finished run: no run.yaml",
+            where=str(run),
+            remedy="finish it with 'smear train ... --resume'",
+        )
+    prepare_folder(out, overwrite)
+    settings = load(DetectorSettings, run / "settings.yaml")
+    record = load_yaml(run / "run.yaml")
+    architecture = load_yaml(run / "architecture.yaml")
+    shutil.copyfile(run / cards.WEIGHTS, out / cards.WEIGHTS)
+    built = Architecture(**architecture)
+    family(built.family).export_onnx(built, out / cards.WEIGHTS, settings.image_size, out / cards.GRAPH)
+    card = load_card(record["data"])
+    dev, *_ = split_parts(card, record["split"], root, Tally(), "dev")
+    graph = DetectorGraph(
+        image_size=settings.image_size,
+        thresholds=dict.fromkeys(card.classes, 0.25),
+        threshold_choice="",
+        nms_iou=settings.nms_iou,
+        max_detections=settings.max_detections,
+    )
+    draft = Card(
+        name=about.name,
+        task="detector",
+        title=about.title,
+        licence=about.licence,
+        intended_use=INTENDED_USE,
+        limits=about.limits,
+        classes=card.classes,
+        architecture=architecture,
+        detector=graph,
+        training=_training(record, settings),
+    )
+    bundle = Bundle(write_card(draft, out), out, "")
+    found = predict_all(BundleDetector(bundle, thresholds=dict.fromkeys(card.classes, MIN_SCORE)), dev)
+    thresholds = best_f1(dev, found)
+    choice = f"highest F1 at IoU 0.5 on part dev of {record['split']} ({len(dev)} fields), per class"
+    graph = graph.model_copy(update={"thresholds": thresholds, "threshold_choice": choice})
+    report, _ = measure(dev, found, thresholds, cap=settings.max_detections)
+    command = f"smear bundle export RUN --out BUNDLE --name {about.name}"
+    figures = metrics(report, record["data"], record["split"], "dev", command)
+    write_card(draft.model_copy(update={"detector": graph, "metrics": figures}), out)
+    return report
+
+
+def _training(record: dict[str, Any], settings: DetectorSettings) -> Training:
+    told = (
+        "config",
+        "precision",
+        "device",
+        "optimizer",
+        "lr0",
+        "best_epoch",
+        "minutes",
+        "hardware",
+        "versions",
+    )
+    return Training(
+        data=(record["data"],),
+        split=record["split"],
+        fingerprint=record["fingerprint"],
+        fields=record["fields"],
+        groups=record["groups"],
+        cells=record["cells"],
+        settings=settings.model_dump(mode="json"),
+        record={k: record[k] for k in told if k in record},
+    )
+
+
+def metrics(report: DetectionReport, data: str, split: str | None, part: str, command: str) -> tuple[Metric, ...]:
+    """The figures of a report, fit for a card."""
+    named = {"mAP50": report.ap.map50, "mAP50-95": report.ap.map50_95}
+    for name, (ap50, ap) in report.ap.per_class.items():
+        named |= {f"AP50 {name}": ap50, f"AP50-95 {name}": ap}
+    for name, c in report.classes.items():
+        named[f"recall {name}"] = c.recall
+        if c.precision is not None and c.f1 is not None:
+            named |= {f"precision {name}": c.precision, f"F1 {name}": c.f1}
+    return tuple(
+        Metric(
+            name=name,
+            value=round(v.value, 4),
+            low=round(v.low, 4),
+            high=round(v.high, 4),
+            data=data,
+            split=split,
+            part=part,
+            n_fields=report.n_fields,
+            n_groups=report.n_groups,
+            n_cells=report.n_cells,
+            command=command,
+        )
+        for name, v in named.items()
+        if v.value == v.value
+    )

@@ -1,0 +1,60 @@
+"""Whether a detector's graph in an engine gives what its weights give in the training framework."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from detect import geometry
+from detect.bundles.folder import Bundle
+from detect.detectors.base import Architecture, family
+from detect.detectors.bundled import BundleDetector
+from detect.runtime.base import EngineSettings
+from detect.types import Image
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a graph in an engine is from the model in its framework, at the bundle's thresholds.
+
+    Attributes:
+        cells: found by the framework. unmatched: found by one of the two only.
+        box_pixels, score: largest difference among those found by both.
+    """
+
+    engine: str
+    fields: int
+    cells: int
+    unmatched: int
+    box_pixels: float
+    score: float
+
+    @property
+    def holds(self) -> bool:
+        """Every cell in both, corners within half a pixel, scores within 0.01."""
+        return self.unmatched == 0 and self.box_pixels <= 0.5 and self.score <= 0.01
+
+
+def parity(bundle: Bundle, fields: Sequence[Image], engine: EngineSettings) -> Parity:
+    """Compare a bundle's graph in an engine with its weights in the training framework."""
+    architecture = Architecture(**bundle.card.architecture)
+    reference = family(architecture.family).reference(architecture, bundle.weights)
+    expected = BundleDetector(bundle, graph=reference).predict(fields)
+    got = BundleDetector(bundle, engine).predict(fields)
+    unmatched, box_pixels, score, cells = 0, 0.0, 0.0, 0
+    for a, b in zip(expected, got, strict=True):
+        overlap = geometry.iou(a.boxes, b.boxes) * (a.labels[:, None] == b.labels[None, :])
+        cells += len(a)
+        if not len(a) or not len(b):
+            unmatched += len(a) + len(b)
+            continue
+        partner = overlap.argmax(axis=1)
+        same = (overlap.max(axis=1) > 0.5) & (overlap.argmax(axis=0)[partner] == np.arange(len(a)))
+        unmatched += len(a) + len(b) - 2 * int(same.sum())
+        if same.any():
+            box_pixels = max(box_pixels, float(np.abs(a.boxes[same] - b.boxes[partner[same]]).max()))
+            score = max(score, float(np.abs(a.scores[same] - b.scores[partner[same]]).max()))
+    resolved = engine.resolved()
+    return Parity(f"{resolved.name} {resolved.precision}", len(fields), cells, unmatched, box_pixels, score)

@@ -1,0 +1,116 @@
+"""Training of a detector: a configuration, a card and a split in; a run folder out.
+
+RUN/
+  settings.yaml        the settings, defaults written out
+  run.yaml             data, split, hashes, versions, hardware, precision, times
+  architecture.yaml    how to build the model again
+  weights.safetensors  the epoch that was best on dev
+  data/                the fields as the library wants them (links)
+  train/               the library's own files: curves as pictures, results.csv, checkpoints
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detect import __version__, assets
+from detect.config import load
+from detect.data.cards import Card, load_card, load_dataset
+from detect.data.fingerprint import fingerprint
+from detect.data.splits import read_split
+from detect.detectors.base import DetectorSettings, TrainingJob, family
+from detect.errors import DataError, StoreError
+from detect.formats.tally import Tally
+from detect.types import Dataset
+
+
+def split_parts(card: Card, split: str | None, root: Path | None, tally: Tally, *parts: str) -> list[Dataset]:
+    """Fields of a set by the parts of its split (the card's own where none is named)."""
+    name = split or card.split
+    if name is None:
+        raise DataError(f"the card of {card.name} names no split", remedy="make one with 'smear data split'")
+    everything = merge(load_dataset(card, tally, root))
+    chosen = read_split(name)
+    return [chosen.part(everything, part) for part in parts]
+
+
+def merge(published: dict[str, Dataset]) -> Dataset:
+    """All published parts of one set as one."""
+    first = next(iter(published.values()))
+    fields = tuple(f for dataset in published.values() for f in dataset.fields)
+    return Dataset(first.name, first.root, first.classes, fields, first.exhaustive_for)
+
+
+def train(
+    config: str,
+    data: str,
+    out: Path,
+    *,
+    split: str | None = None,
+    root: Path | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    trust_pickle: bool = False,
+    tally: Tally | None = None,
+) -> dict[str, Any]:
+    """Train as `config` says on part `train` of `data`'s split, choosing the epoch on part `dev`.
+
+    Returns:
+        The run record, as written to `run.yaml`.
+    """
+    path = assets.find(config, "configs/detectors", ".yaml")
+    settings = load(DetectorSettings, path)
+    adapter = family(settings.family)
+    card = load_card(data)
+    tally = tally or Tally()
+    learn, dev = split_parts(card, split, root, tally, "train", "dev")
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise StoreError("the run folder is not empty", where=str(out), remedy="name another, or go on with --resume")
+    out.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {
+        "smear_detect": __version__,
+        "config": path.name,
+        "data": card.name,
+        "split": split or card.split,
+        "fields": {"train": len(learn), "dev": len(dev)},
+        "groups": {"train": _groups(learn), "dev": _groups(dev)},
+        "cells": {"train": _cells(learn), "dev": _cells(dev)},
+        "fingerprint": {"train": fingerprint(learn), "dev": fingerprint(dev)},
+        "label_problems": tally.counts(),
+        "hardware": f"{platform.machine()}, {_processor()}",
+        "python": platform.python_version(),
+    }
+    started = time.monotonic()
+    job = TrainingJob(settings, str(path), learn, dev, out, resume, device, trust_pickle)
+    record |= adapter.train(job)
+    record["minutes"] = round((time.monotonic() - started) / 60, 1)
+    (out / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False), "utf-8")
+    return record
+
+
+def _groups(dataset: Dataset) -> int:
+    return len({f.field.group for f in dataset.fields})
+
+
+def _cells(dataset: Dataset) -> dict[str, int]:
+    counts = dict.fromkeys(dataset.classes.names, 0)
+    for labelled in dataset.fields:
+        for label in labelled.annotations.labels:
+            counts[dataset.classes.names[int(label)]] += 1
+    return counts
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        "unknown processor",
+    )

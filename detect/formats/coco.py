@@ -1,0 +1,218 @@
+"""COCO JSON: one file a set. Ids are kept whatever their gaps, and fields that we do not know are carried along."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle
+
+from detect import geometry
+from detect.errors import FormatError
+from detect.formats.labels import Labels, box_fault
+from detect.formats.tally import Tally
+from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, Rle
+
+_IMAGE_KEYS = {"file_name", "width", "height"}
+_ANNOTATION_KEYS = {"id", "image_id", "category_id", "bbox", "iscrowd", "area"}
+
+
+def read(path: Path, images: Path, class_map: Mapping[str, str] | None, tally: Tally) -> Dataset:
+    """A COCO file as records.
+
+    Args:
+        images: the folder that its `file_name`s start from.
+        class_map: published category name to class name; None keeps the categories as they are.
+    """
+    data = _load(path)
+    categories: dict[Any, str] = {}
+    for category in data["categories"]:
+        if category.get("id") in categories:
+            tally.add(
+                "category id used twice",
+                f"{path}: category {category['id']}",
+                category.get("name", ""),
+                "dropped",
+            )
+            continue
+        categories[category.get("id")] = str(category.get("name", ""))
+    if class_map is None:
+        class_map = {name: name for name in dict.fromkeys(categories.values())}
+    classes = ClassMap(tuple(dict.fromkeys(class_map.values())))
+    labels = Labels(classes, class_map, tally)
+    per_image = _images(data["images"], path, tally)
+    rows: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in per_image}
+    seen: set[Any] = set()
+    free_id = 1 + max((a["id"] for a in data["annotations"] if isinstance(a.get("id"), int)), default=0)
+    for a in data["annotations"]:
+        where = f"{path}: annotation {a.get('id')}"
+        if not isinstance(a.get("id"), int):
+            tally.add("annotation id is no number", where, "numbered on", "repaired")
+            a = {**a, "id": free_id}
+            free_id += 1
+        if a.get("id") in seen:
+            tally.add("annotation id used twice", where, "", "repaired")
+        seen.add(a.get("id"))
+        if a.get("image_id") not in rows:
+            tally.add("annotation without an image", where, f"image_id {a.get('image_id')}", "dropped")
+        elif a.get("category_id") not in categories:
+            tally.add("unknown category", where, f"category_id {a.get('category_id')}", "dropped")
+        else:
+            rows[a["image_id"]].append(a)
+    fields = []
+    for image_id, image in per_image.items():
+        name = str(image["file_name"]).replace("\\", "/")
+        field = Field(
+            id=name,
+            slide=Path(name).parent.as_posix(),
+            path=images / name,
+            width=int(image["width"]),
+            height=int(image["height"]),
+        )
+        annotations = _annotations(rows[image_id], field, categories, labels, path, tally)
+        extra = {k: v for k, v in image.items() if k not in _IMAGE_KEYS}
+        fields.append(LabelledField(field, annotations, extra))
+    tally.read["fields"] += len(fields)
+    tally.read["cells"] += sum(len(f.annotations) for f in fields)
+    return Dataset(path.stem, images, classes, tuple(fields), frozenset(classes.names))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FormatError("no such file", where=str(path), remedy="check the path") from None
+    except json.JSONDecodeError as error:
+        where = f"{path}:{error.lineno}"
+        raise FormatError(f"not valid JSON: {error.msg}", where=where, remedy="export the file again") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"not UTF-8 text: {error}", where=str(path), remedy="export the file again") from error
+    for key in ("images", "annotations", "categories"):
+        entries = data.get(key) if isinstance(data, dict) else None
+        if not isinstance(entries, list):
+            raise FormatError(f"not a COCO file: no list '{key}'", where=str(path), remedy="export it as COCO")
+        wrong = next((i for i, entry in enumerate(entries) if not isinstance(entry, dict)), None)
+        if wrong is not None:
+            raise FormatError(f"{key}[{wrong}] is no mapping", where=str(path), remedy="export it as COCO")
+    return dict(data)
+
+
+def _images(images: list[dict[str, Any]], path: Path, tally: Tally) -> dict[Any, dict[str, Any]]:
+    out: dict[Any, dict[str, Any]] = {}
+    for image in images:
+        where = f"{path}: image {image.get('id')}"
+        if image.get("id") in out:
+            tally.add("image id used twice", where, str(image.get("file_name")), "dropped")
+        elif not image.get("file_name"):
+            tally.add("image without a file name", where, "", "dropped")
+        elif not all(isinstance(image.get(k), int) and image[k] > 0 for k in ("width", "height")):
+            tally.add("image without a size", where, str(image.get("file_name")), "dropped")
+        else:
+            out[image.get("id")] = image
+    return out
+
+
+def _annotations(
+    rows: list[dict[str, Any]],
+    field: Field,
+    categories: Mapping[Any, str],
+    labels: Labels,
+    path: Path,
+    tally: Tally,
+) -> Annotations:
+    kept: list[tuple[list[float], int, int, bool, dict[str, Any], Rle | None]] = []
+    for a in rows:
+        where = f"{path}: annotation {a.get('id')}"
+        box = a.get("bbox")
+        if not (isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)):
+            tally.add("not a box", where, str(box), "dropped")
+            continue
+        x, y, w, h = map(float, box)
+        fault = box_fault(x, y, x + w, y + h, field.width, field.height)
+        if fault is not None:
+            tally.add(fault, where, str(box), "dropped")
+            continue
+        label = labels.get(categories[a["category_id"]], where)
+        if label is None:
+            continue
+        extra = {k: v for k, v in a.items() if k not in _ANNOTATION_KEYS}
+        mask = _mask(a.get("segmentation"), field, where, tally)
+        kept.append(([x, y, w, h], label, int(a.get("id", 0)), bool(a.get("iscrowd", 0)), extra, mask))
+    boxes = geometry.from_xywh(np.array([k[0] for k in kept], np.float64).reshape(-1, 4))
+    return Annotations.of(
+        boxes,
+        [k[1] for k in kept],
+        ids=[k[2] for k in kept],
+        crowd=[k[3] for k in kept],
+        extra=[k[4] for k in kept],
+        masks=[k[5] for k in kept],
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _mask(segmentation: Any, field: Field, where: str, tally: Tally) -> Rle | None:
+    if not segmentation:
+        return None
+    try:
+        if isinstance(segmentation, dict) and list(segmentation["size"]) != [field.height, field.width]:
+            raise ValueError(f"mask of another size, on a field of {[field.height, field.width]}")
+        if isinstance(segmentation, list):
+            return dict(rle.merge(rle.frPyObjects(segmentation, field.height, field.width)))
+        if isinstance(segmentation.get("counts"), list):
+            return dict(rle.frPyObjects(segmentation, *segmentation["size"]))
+        made = {"size": segmentation["size"], "counts": segmentation["counts"].encode("ascii")}
+        rle.decode(made)
+        return made
+    except Exception as error:  # pycocotools raises whatever its C code meets
+        tally.add("mask cannot be read", where, str(error)[:80], "dropped")
+        return None
+
+
+def to_dict(dataset: Dataset) -> dict[str, Any]:
+    """Records as a COCO mapping. Ids that the source gave are kept where they are unique, else numbered on."""
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(dataset.classes.names)]
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    ids = [i for f in dataset.fields for i in f.annotations.ids]
+    keep_ids = len(set(ids)) == len(ids)
+    image_ids = [f.extra.get("id") for f in dataset.fields]
+    keep_image_ids = None not in image_ids and len(set(image_ids)) == len(image_ids)
+    for number, labelled in enumerate(dataset.fields, 1):
+        field, cells = labelled.field, labelled.annotations
+        image_id = labelled.extra["id"] if keep_image_ids else number
+        size = {"file_name": field.id, "width": field.width, "height": field.height}
+        images.append({**labelled.extra, "id": image_id, **size})
+        boxes = geometry.to_xywh(cells.boxes)
+        for i in range(len(cells)):
+            row: dict[str, Any] = {
+                **cells.extra[i],
+                "id": cells.ids[i] if keep_ids else len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": int(cells.labels[i]) + 1,
+                "bbox": [round(float(v), 3) for v in boxes[i]],
+                "area": round(float(boxes[i, 2] * boxes[i, 3]), 3),
+                "iscrowd": int(cells.crowd[i]),
+            }
+            mask = cells.masks[i]
+            if mask is not None:
+                row["area"] = float(rle.area(mask))
+                if "segmentation" not in row:
+                    row["segmentation"] = {
+                        "size": list(mask["size"]),
+                        "counts": mask["counts"].decode("ascii"),
+                    }
+            annotations.append(row)
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def write(dataset: Dataset, path: Path) -> None:
+    """Records as a COCO file. Nothing is invented: no date, no licence."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(to_dict(dataset), indent=1), "utf-8")

@@ -1,0 +1,104 @@
+"""Pascal VOC: one XML file a field. Its size can be trusted, its path cannot: fields are found by the file's stem."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detect import geometry
+from detect.errors import FormatError
+from detect.formats.labels import Labels, box_fault
+from detect.formats.tally import Tally
+from detect.types import Annotations, ClassMap, Field, LabelledField
+
+
+def read(
+    fields: Sequence[Field], labels_dir: Path, class_map: Mapping[str, str], classes: ClassMap, tally: Tally
+) -> list[LabelledField]:
+    """Labels of `fields` (with known width and height), found by the stem of each field's file.
+
+    VOC counts pixels from 1 and its boxes include their last pixel, but the tools that wrote the sets at hand
+    count from 0, so numbers are taken as they stand.
+    """
+    if not labels_dir.is_dir():
+        raise FormatError("no such folder of labels", where=str(labels_dir), remedy="check the card's layout")
+    labels = Labels(classes, class_map, tally)
+    out = []
+    for field in fields:
+        path = labels_dir / f"{field.path.stem}.xml"
+        if not path.is_file():
+            tally.add("unlabelled image", str(field.path), f"no {path.name}", "noted")
+            continue
+        annotations = _read_file(path, field, labels, tally)
+        if annotations is not None:
+            out.append(LabelledField(field, annotations))
+    known = {f"{field.path.stem}.xml" for field in fields}
+    for path in sorted(labels_dir.glob("*.xml")):
+        if path.name not in known:
+            tally.add("label file without an image", str(path), "no image of that name", "dropped")
+    tally.read["fields"] += len(out)
+    tally.read["cells"] += sum(len(f.annotations) for f in out)
+    return out
+
+
+def _read_file(path: Path, field: Field, labels: Labels, tally: Tally) -> Annotations | None:
+    try:
+        root = ET.fromstring(path.read_bytes())
+    except (ET.ParseError, ValueError, LookupError) as error:
+        line = error.position[0] if isinstance(error, ET.ParseError) else 1
+        tally.add("not valid XML", f"{path}:{line}", str(error), "dropped")
+        return None
+    scale = _scale(root, path, field, tally)
+    boxes: list[list[float]] = []
+    indices: list[int] = []
+    ids: list[int] = []
+    extra: list[dict[str, str]] = []
+    seen: dict[tuple[object, ...], int] = {}
+    for number, element in enumerate(root.iter("object"), 1):
+        where = f"{path}: object {number}"
+        name = (element.findtext("name") or "").strip()
+        try:
+            corners = [float(element.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")]
+        except ValueError:
+            tally.add("not a number", where, f"the box of '{name}'", "dropped")
+            continue
+        if not np.isfinite(corners).all():
+            tally.add("not a finite number", where, f"the box of '{name}'", "dropped")
+            continue
+        key = (name, *corners)
+        if key in seen:
+            tally.add("repeated box", where, f"the same as object {seen[key]}", "dropped")
+            continue
+        seen[key] = number
+        corners = [c * s for c, s in zip(corners, scale * 2, strict=True)]
+        fault = box_fault(corners[0], corners[1], corners[2], corners[3], field.width, field.height)
+        if fault is not None:
+            tally.add(fault, where, f"'{name}' {corners}", "dropped")
+            continue
+        label = labels.get(name, where)
+        if label is None:
+            continue
+        if max(corners[2] - field.width, corners[3] - field.height, -corners[0], -corners[1]) > 1:
+            tally.add("box oversteps the field", where, str(corners), "repaired")
+        boxes.append(corners)
+        indices.append(label)
+        ids.append(number)
+        extra.append({c.tag: c.text or "" for c in element if c.tag not in ("name", "bndbox")})
+    clipped = geometry.clip(np.array(boxes, np.float32).reshape(-1, 4), field.width, field.height)
+    return Annotations.of(clipped, indices, ids=ids, extra=extra)
+
+
+def _scale(root: ET.Element, path: Path, field: Field, tally: Tally) -> tuple[float, float]:
+    try:
+        width, height = int(root.findtext("size/width") or ""), int(root.findtext("size/height") or "")
+    except ValueError:
+        tally.add("no size", str(path), "the image's own is used", "noted")
+        return 1.0, 1.0
+    if (width, height) == (field.width, field.height) or width <= 0 or height <= 0:
+        return 1.0, 1.0
+    detail = f"labels for {width} x {height}, image is {field.width} x {field.height}"
+    tally.add("wrong size", str(path), detail, "repaired")
+    return field.width / width, field.height / height

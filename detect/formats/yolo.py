@@ -1,0 +1,196 @@
+"""YOLO text labels: one file a field, one line a cell, `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`.
+
+Coordinates are fractions of the field. A file without lines says that the field holds no cell; a missing file
+says nothing, and the field is noted as unlabelled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pycocotools import mask as rle
+
+from detect import geometry
+from detect.errors import FormatError
+from detect.formats.labels import Labels, box_fault
+from detect.formats.tally import Tally
+from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, Rle
+
+NOT_LABELS = {"classes.txt", "labels.txt", "notes.txt", "readme.txt"}
+_EDGE = 1e-3  # fractions of a field: rounding in published files oversteps the border by this much
+
+
+@dataclass(frozen=True)
+class _Line:
+    box: tuple[float, float, float, float]  # xyxy, pixels
+    label: int
+    number: int
+    mask: Rle | None
+
+
+def read(
+    fields: Sequence[Field],
+    labels_dir: Path,
+    names: Sequence[str],
+    class_map: Mapping[str, str],
+    classes: ClassMap,
+    tally: Tally,
+) -> list[LabelledField]:
+    """Labels of `fields`, found by the stem of each field's file.
+
+    Args:
+        fields: with known width and height.
+        names: published class names, in the order of the class numbers in the files.
+        class_map: published name to class of `classes`.
+    """
+    if not labels_dir.is_dir():
+        raise FormatError("no such folder of labels", where=str(labels_dir), remedy="check the card's layout")
+    _check_names_file(labels_dir, names, tally)
+    labels = Labels(classes, class_map, tally)
+    lookup = dict(enumerate(names))
+    out = []
+    for field in fields:
+        path = labels_dir / f"{field.path.stem}.txt"
+        if not path.is_file():
+            tally.add("unlabelled image", str(field.path), f"no {path.name}", "noted")
+            continue
+        out.append(LabelledField(field, _read_file(path, field, lookup, labels, tally)))
+    known = {f"{field.path.stem}.txt" for field in fields} | NOT_LABELS
+    for path in sorted(labels_dir.glob("*.txt")):
+        if path.name not in known and path.name.lower() not in NOT_LABELS:
+            tally.add("label file without an image", str(path), "no image of that name", "dropped")
+    tally.read["fields"] += len(out)
+    tally.read["cells"] += sum(len(f.annotations) for f in out)
+    return out
+
+
+def _check_names_file(labels_dir: Path, names: Sequence[str], tally: Tally) -> None:
+    for path in sorted(p for p in labels_dir.glob("*.txt") if p.name.lower() in NOT_LABELS):
+        tally.add("not a label file", str(path), "lies among the label files", "noted")
+        if path.name.lower() == "classes.txt":
+            said = path.read_text("utf-8", errors="replace").splitlines()
+            for i, (a, b) in enumerate(zip(said, names, strict=False)):
+                if a != b:
+                    tally.add("class name differs", f"{path}:{i + 1}", f"'{a}', the card says '{b}'", "noted")
+
+
+def _read_file(path: Path, field: Field, names: Mapping[int, str], labels: Labels, tally: Tally) -> Annotations:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        tally.add("label file is not text", str(path), str(error), "dropped")
+        text = ""
+    lines: list[_Line] = []
+    seen: dict[tuple[str, ...], int] = {}
+    for number, raw in enumerate(text.splitlines(), 1):
+        parts = tuple(raw.split())
+        if not parts:
+            continue
+        where = f"{path}:{number}"
+        if parts in seen:
+            tally.add("repeated box", where, f"the same as line {seen[parts]}", "dropped")
+            continue
+        seen[parts] = number
+        line = _parse(parts, number, where, field, names, labels, tally)
+        if line is not None:
+            lines.append(line)
+    boxes = np.array([line.box for line in lines], np.float32).reshape(-1, 4)
+    return Annotations.of(
+        geometry.clip(boxes, field.width, field.height),
+        [line.label for line in lines],
+        ids=[line.number for line in lines],
+        masks=[line.mask for line in lines],
+    )
+
+
+def _parse(
+    parts: tuple[str, ...],
+    number: int,
+    where: str,
+    field: Field,
+    names: Mapping[int, str],
+    labels: Labels,
+    tally: Tally,
+) -> _Line | None:
+    try:
+        values = [float(p) for p in parts]
+    except ValueError:
+        tally.add("not a number", where, " ".join(parts)[:80], "dropped")
+        return None
+    if not all(map(math.isfinite, values)):
+        tally.add("not a finite number", where, " ".join(parts)[:80], "dropped")
+        return None
+    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+        tally.add("wrong number of values", where, f"{len(values)}, expected 5 or an odd number above 6", "dropped")
+        return None
+    number_of_class = int(values[0])
+    if number_of_class != values[0] or number_of_class not in names:
+        tally.add("unknown class number", where, f"{parts[0]}, known: 0 to {len(names) - 1}", "dropped")
+        return None
+    label = labels.get(names[number_of_class], where)
+    if label is None:
+        return None
+    if len(values) == 5:
+        box = geometry.from_centers(np.array(values[1:]), field.width, field.height)[0]
+        mask = None
+    else:
+        points = np.array(values[1:]).reshape(-1, 2) * [field.width, field.height]
+        box = np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(np.float32)
+        mask = rle.merge(rle.frPyObjects([points.ravel().tolist()], field.height, field.width))
+    x0, y0, x1, y1 = map(float, box)
+    fault = box_fault(x0, y0, x1, y1, field.width, field.height)
+    if fault is not None:
+        tally.add(fault, where, " ".join(parts[:5]), "dropped")
+        return None
+    over = max(-x0 / field.width, -y0 / field.height, x1 / field.width - 1, y1 / field.height - 1)
+    if over > _EDGE:
+        tally.add("box oversteps the field", where, f"by {over:.1%} of a side", "repaired")
+    return _Line((x0, y0, x1, y1), label, number, mask)
+
+
+def write(dataset: Dataset, out: Path, parts: Mapping[str, Sequence[LabelledField]]) -> Path:
+    """A YOLO folder that ultralytics trains from: `images/<part>`, `labels/<part>`, `data.yaml`.
+
+    Images are linked, not copied, where the system allows. Boxes are written with six decimals, which is
+    within half a pixel up to sides of a million pixels. Masks are not written.
+
+    Returns:
+        The path of `data.yaml`.
+    """
+    for part, fields in parts.items():
+        owner: dict[str, str] = {}
+        for kind in ("images", "labels"):
+            (out / kind / part).mkdir(parents=True, exist_ok=True)
+        for labelled in fields:
+            field = labelled.field
+            stem = Path(field.id).with_suffix("").as_posix().replace("/", "__")
+            if owner.setdefault(stem, field.id) != field.id:
+                what = f"'{owner[stem]}' and '{field.id}' would share the label file {stem}.txt"
+                raise FormatError(what, where=str(out), remedy="rename one of the two")
+            link(field.path, out / "images" / part / f"{stem}{field.path.suffix.lower()}")
+            centers = geometry.to_centers(labelled.annotations.boxes, field.width, field.height)
+            lines = [
+                f"{label} " + " ".join(f"{v:.6f}" for v in center)
+                for label, center in zip(labelled.annotations.labels, centers, strict=True)
+            ]
+            (out / "labels" / part / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    data: dict[str, object] = {"path": str(out.resolve())}
+    data |= {part: f"images/{part}" for part in parts}
+    data["names"] = dict(enumerate(dataset.classes.names))
+    path = out / "data.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")
+    return path
+
+
+def link(source: Path, target: Path) -> None:
+    """A symbolic link where the system allows one, else a copy."""
+    target.unlink(missing_ok=True)
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:
+        target.write_bytes(source.read_bytes())

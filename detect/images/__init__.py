@@ -1,0 +1,1 @@
+"""Pixels: the only decoder, and the fields of a folder."""

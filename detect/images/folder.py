@@ -1,0 +1,56 @@
+"""The slides and fields of a folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from detect.errors import DataError
+from detect.images.decode import SUFFIXES
+from detect.types import Field
+
+_SYSTEM = {"thumbs.db", "desktop.ini", ".ds_store"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What lies in a folder: fields in the order of their ids, and the files that are no images by their name."""
+
+    root: Path
+    fields: tuple[Field, ...]
+    others: tuple[str, ...]
+
+    @property
+    def slides(self) -> tuple[str, ...]:
+        """Slide names, each once, in order."""
+        return tuple(sorted({f.slide for f in self.fields}))
+
+
+def scan(root: Path) -> Folder:
+    """Each sub-folder of `root` is a slide; the images below it, nested or flat, are its fields.
+
+    Images that lie directly in `root` belong to a slide of the root's own name. Linked folders are followed, a
+    folder that was seen already is not. Nothing is opened here.
+    """
+    if not root.is_dir():
+        raise DataError("no such folder", where=str(root), remedy="give a folder with one sub-folder a slide")
+    fields: list[Field] = []
+    others: list[str] = []
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        for name in names:
+            path = Path(folder) / name
+            identity = path.relative_to(root).as_posix()
+            if path.suffix.lower() in SUFFIXES and not name.startswith("._"):
+                slide = identity.split("/", 1)[0] if "/" in identity else root.resolve().name
+                fields.append(Field(id=identity, slide=slide, path=path))
+            elif name.lower() not in _SYSTEM:
+                others.append(identity)
+    return Folder(root, tuple(sorted(fields, key=lambda f: f.id)), tuple(sorted(others)))

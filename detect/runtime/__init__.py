@@ -1,0 +1,1 @@
+"""Runs a bundle's graph: one file per engine, one table."""

@@ -1,0 +1,38 @@
+"""ONNX Runtime on CPU. The only file that imports it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from detect.errors import BundleError, ConfigError
+from detect.runtime.base import EngineSettings, cores
+
+
+class OnnxRuntime:
+    """One session; its `run` is safe to call from several threads."""
+
+    def __init__(self, path: Path, settings: EngineSettings) -> None:
+        if settings.precision != "fp32":
+            raise ConfigError(f"onnxruntime runs fp32 only, not {settings.precision}", remedy="use the engine openvino")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = max(1, cores() // settings.workers)
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class of their own
+            raise BundleError(f"onnxruntime cannot load the graph: {error}", where=str(path)) from error
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """See `Engine.run`."""
+        return tuple(self._session.run(None, {self._input: images}))
+
+
+def open_graph(path: Path, settings: EngineSettings) -> OnnxRuntime:
+    """A graph ready to run."""
+    return OnnxRuntime(path, settings)

@@ -1,0 +1,156 @@
+"""Cells counted up to slides: the differential, out of nucleated white cells, with 95 % limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from detect.bundles.card import Card
+from detect.evaluate.intervals import Interval, wilson
+from detect.score.store import Store, write_bytes, write_table
+from detect.taxonomy import UNIDENTIFIED, taxonomy
+
+FEW = 100  # white cells: below, the limits are too wide for a differential (CLSI H20 counts 200 to 400)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a differential. `share` is of the nucleated white cells, None for cells counted beside it."""
+
+    name: str
+    count: int
+    share: Interval | None
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One slide.
+
+    Attributes:
+        white: nucleated white cells counted, smudge cells left out.
+        differential: its types, "unidentified" last. beside: red cells, platelets and whatever else was found.
+        scale: median diameter of the red cells over fields, pixels; None where there are too few.
+    """
+
+    name: str
+    fields_ok: int
+    fields_failed: int
+    white: int
+    differential: tuple[Line, ...]
+    beside: tuple[Line, ...]
+    scale: float | None
+
+    @property
+    def few(self) -> bool:
+        """Too few white cells for narrow limits."""
+        return self.white < FEW
+
+
+def not_seen(classifiers: Sequence[Card]) -> list[str]:
+    """Kinds of nucleated white cell that no bundle of the run can name, blasts first."""
+    known = {name for card in classifiers for name in card.classes}
+    tree = taxonomy()
+    wanted = ["Blast", "Immature granulocyte", "Neutrophil", "Lymphocyte", "Atypical lymphocyte", "Monocyte"]
+    wanted += ["Eosinophil", "Basophil", "Smudge cell", "Nucleated RBC"]
+    return [w for w in wanted if not any(tree.is_a(k, w) for k in known if k in tree)]
+
+
+def count(store: Store, types: Sequence[str]) -> list[Slide]:
+    """Every slide of a run, in the order of their names.
+
+    Args:
+        types: types that the run's classifiers know; each gets a row, found or not.
+    """
+    labels: dict[str, Counter[str]] = {}
+    kinds: dict[str, Counter[str]] = {}
+    for table in store.cells(("slide", "label", "type")):
+        rows = zip(*(table.column(c).to_pylist() for c in ("slide", "label", "type")), strict=True)
+        for (slide, label, kind), n in Counter(rows).items():
+            labels.setdefault(slide, Counter())[label] += n
+            if taxonomy().is_a(label, "WBC"):
+                kinds.setdefault(slide, Counter())[kind or UNIDENTIFIED] += n
+    fields = store.fields()
+    status: dict[str, Counter[str]] = {}
+    scales: dict[str, list[float]] = {}
+    columns = (fields.column(c).to_pylist() for c in ("slide", "status", "scale"))
+    for slide, state, scale in zip(*columns, strict=True):
+        status.setdefault(slide, Counter())[state] += 1
+        if scale is not None:
+            scales.setdefault(slide, []).append(scale)
+    out = []
+    for name in sorted(status):
+        found = kinds.get(name, Counter())
+        counted = Counter({k: n for k, n in found.items() if k == UNIDENTIFIED or taxonomy().get(k).nucleated_wbc})
+        white = sum(counted.values())
+        kinds_shown = [t for t in types if t in taxonomy()] + sorted(set(counted) - set(types) - {UNIDENTIFIED})
+        lines = [Line(t, counted[t], wilson(counted[t], white)) for t in [*kinds_shown, UNIDENTIFIED]]
+        aside = [Line(k, n, None) for k, n in sorted(labels.get(name, Counter()).items()) if k != "WBC"]
+        aside += [Line(k, n, None) for k, n in sorted(found.items()) if k not in counted]
+        out.append(
+            Slide(
+                name,
+                status[name]["ok"],
+                status[name]["failed"] + status[name]["skipped"],
+                white,
+                tuple(lines),
+                tuple(aside),
+                _median(scales.get(name, [])),
+            )
+        )
+    return out
+
+
+def _median(values: list[float]) -> float | None:
+    if not values:
+        return None
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def write(slides: Iterable[Slide], out: Path) -> None:
+    """`slides.parquet` and `slides.csv`: one row per slide and kind of cell."""
+    rows = [_row(s, line) for s in slides for line in (*s.differential, *s.beside)]
+    schema = pa.schema(
+        [
+            ("slide", pa.string()),
+            ("cell", pa.string()),
+            ("count", pa.int64()),
+            ("share", pa.float64()),
+            ("low", pa.float64()),
+            ("high", pa.float64()),
+            ("white_cells_counted", pa.int64()),
+            ("fields_ok", pa.int64()),
+            ("fields_failed", pa.int64()),
+        ]
+    )
+    write_table(pa.Table.from_pylist(rows, schema=schema), out / "slides.parquet")
+    lines = [",".join(schema.names)]
+    lines += [",".join(_text(row[name]) for name in schema.names) for row in rows]
+    write_bytes(("\n".join(lines) + "\n").encode(), out / "slides.csv")
+
+
+def _row(slide: Slide, line: Line) -> dict[str, object]:
+    share = line.share if line.share is not None and slide.white else None
+    return {
+        "slide": slide.name,
+        "cell": line.name,
+        "count": line.count,
+        "share": None if share is None else round(share.value, 4),
+        "low": None if share is None else round(share.low, 4),
+        "high": None if share is None else round(share.high, 4),
+        "white_cells_counted": slide.white,
+        "fields_ok": slide.fields_ok,
+        "fields_failed": slide.fields_failed,
+    }
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    text = str(value)
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text

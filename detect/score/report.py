@@ -1,0 +1,213 @@
+"""The report: one HTML file that opens from disk with no network, pictures inside it.
+
+It is made from the store and the fields' own files, so it can be made again.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+import pyarrow as pa
+
+from detect.bundles.card import Card
+from detect.classify.crops import crop
+from detect.errors import ImageError
+from detect.images import decode
+from detect.images.folder import Folder
+from detect.score.differential import FEW, Slide, not_seen
+from detect.score.settings import ScoreSettings
+from detect.score.store import Store, write_bytes
+from detect.taxonomy import UNIDENTIFIED, taxonomy
+from detect.types import Image
+
+_CROP, _MARGIN, _OVERLAY = (
+    104,
+    0.25,
+    900,
+)  # pixels of a crop, context around it, pixels of an overlay's longer side
+_QUALITY = 82
+# Outlines by label, RGB: readable on pink and on violet, and apart for colour-blind eyes.
+_LINES = {"WBC": (0, 60, 200), "RBC": (150, 150, 150), "Platelet": (230, 110, 0)}
+_COLUMNS = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score", "type", "type_score")
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What a picture of a cell needs."""
+
+    field: str
+    number: int
+    box: tuple[float, float, float, float]
+    label: str
+    score: float
+    type: str
+    type_score: float | None
+
+
+def write(
+    store: Store,
+    found: Folder,
+    slides: Sequence[Slide],
+    cards: Sequence[Card],
+    settings: ScoreSettings,
+    about: Mapping[str, Any],
+) -> None:
+    """Write `report/index.html`."""
+    cells = _cells_by_slide(store)
+    paths = {f.id: f.path for f in found.fields}
+    views = []
+    for slide in slides:
+        mine = cells.get(slide.name, [])
+        pictures = _Pictures(paths)
+        gallery = _gallery(slide, mine, pictures, settings.gallery)
+        overlays = _overlays(mine, pictures, settings.overlays)
+        views.append({"slide": slide, "gallery": gallery, "overlays": overlays, "few": slide.few})
+    fields = store.fields().to_pylist()
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            about=about,
+            slides=views,
+            failed=[f for f in fields if f["status"] != "ok"],
+            capped=[f for f in fields if f["status"] == "ok" and "capped" in f["flags"]],
+            fields_ok=sum(f["status"] == "ok" for f in fields),
+            white=sum(s.white for s in slides),
+            cards=cards,
+            not_seen=not_seen([c for c in cards if c.task == "classifier"]),
+            few=FEW,
+            unidentified=UNIDENTIFIED,
+            legend={name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in _LINES.items()},
+        )
+    )
+    write_bytes(page.encode(), store.out / "report" / "index.html")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("detect.score"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda v: f"{100 * v:.1f}"
+    return environment
+
+
+def _cells_by_slide(store: Store) -> dict[str, list[_Cell]]:
+    out: dict[str, list[_Cell]] = {}
+    for table in store.cells(_COLUMNS):
+        for row in _rows(table):
+            slide, field, number, x0, y0, x1, y1, label, score, kind, sure = row
+            out.setdefault(slide, []).append(
+                _Cell(field, number, (x0, y0, x1, y1), label, score, kind or UNIDENTIFIED, sure)
+            )
+    return out
+
+
+def _rows(table: pa.Table) -> Any:
+    return zip(*(table.column(c).to_pylist() for c in _COLUMNS), strict=True)
+
+
+class _Pictures:
+    """Fields of one slide, decoded once each while they are needed."""
+
+    def __init__(self, paths: Mapping[str, Any]) -> None:
+        self._paths = paths
+        self._last: tuple[str, Image | None] = ("", None)
+
+    def get(self, field: str) -> Image | None:
+        """The pixels; None where the file has gone or changed since it was scored."""
+        if self._last[0] != field:
+            try:
+                self._last = (field, decode.read(self._paths[field]))
+            except (ImageError, KeyError):
+                self._last = (field, None)
+        return self._last[1]
+
+
+def _gallery(slide: Slide, cells: Sequence[_Cell], pictures: _Pictures, most: int) -> list[dict[str, Any]]:
+    """White cells by type, least sure first: these are the ones to look at."""
+    white = [c for c in cells if taxonomy().is_a(c.label, "WBC")]
+    chosen: list[_Cell] = []
+    totals: dict[str, int] = {}
+    order = [line.name for line in slide.differential] + [line.name for line in slide.beside]
+    for name in order:
+        mine = sorted((c for c in white if c.type == name), key=lambda c: (c.type_score or 0, c.field, c.number))
+        totals[name] = len(mine)
+        chosen += _spread(mine, most)
+    shots: dict[tuple[str, int], str] = {}
+    for c in sorted(chosen, key=lambda c: (c.field, c.number)):
+        pixels = pictures.get(c.field)
+        if pixels is not None:
+            cut = crop(pixels, c.box, _MARGIN).pixels
+            how = cv2.INTER_AREA if cut.shape[0] > _CROP else cv2.INTER_CUBIC
+            shots[c.field, c.number] = _jpeg(cv2.resize(cut, (_CROP, _CROP), interpolation=how))
+    groups = []
+    for name in order:
+        shown = [
+            {"cell": c, "picture": shots[c.field, c.number]}
+            for c in chosen
+            if c.type == name and (c.field, c.number) in shots
+        ]
+        if shown:
+            groups.append({"name": name, "total": totals[name], "shown": shown})
+    return groups
+
+
+def _spread(cells: Sequence[_Cell], most: int) -> list[_Cell]:
+    """At most `most` cells, evenly from the least to the most sure."""
+    if len(cells) <= most:
+        return list(cells)
+    return [cells[i] for i in np.linspace(0, len(cells) - 1, most).round().astype(int)] if most else []
+
+
+def _overlays(cells: Sequence[_Cell], pictures: _Pictures, most: int) -> list[dict[str, Any]]:
+    """The fields with most white cells, drawn."""
+    by_field: dict[str, list[_Cell]] = {}
+    for c in cells:
+        by_field.setdefault(c.field, []).append(c)
+    busiest = sorted(by_field, key=lambda f: (-sum(c.label == "WBC" for c in by_field[f]), f))[:most]
+    out = []
+    for field in sorted(busiest):
+        pixels = pictures.get(field)
+        if pixels is not None:
+            out.append({"field": field, "picture": _jpeg(draw(pixels, by_field[field])), "n": len(by_field[field])})
+    return out
+
+
+def draw(pixels: Image, cells: Sequence[_Cell]) -> Image:
+    """A field at the size of an overlay with its cells outlined, white cells named on top of the others."""
+    scale = _OVERLAY / max(pixels.shape[:2])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    canvas = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    for c in sorted(cells, key=lambda c: c.label == "WBC"):
+        x0, y0, x1, y1 = (round(v * scale) for v in c.box)
+        colour = _LINES.get(c.label, (0, 0, 0))
+        white = c.label == "WBC"
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, 3 if white else 1, cv2.LINE_AA)
+        if white:
+            sure = f" {100 * c.type_score:.0f}%" if c.type_score is not None else ""
+            _name(canvas, f"{c.type}{sure}", x0, y0, colour)
+    return np.ascontiguousarray(canvas)
+
+
+def _name(canvas: Image, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.52
+    (width, height), base = cv2.getTextSize(text, font, size, 1)
+    x = max(0, min(x, canvas.shape[1] - width - 6))
+    top = max(0, y - height - base - 5)
+    cv2.rectangle(canvas, (x, top), (x + width + 6, top + height + base + 4), colour, -1)
+    cv2.putText(canvas, text, (x + 3, top + height + 2), font, size, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def _jpeg(pixels: Image) -> str:
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")

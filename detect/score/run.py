@@ -1,0 +1,158 @@
+"""One scoring run from a folder to a finished run folder."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from detect import __version__
+from detect.bundles.folder import Bundle, open_bundle
+from detect.errors import ConfigError, DataError
+from detect.images.folder import Folder, scan
+from detect.pipeline import Pipeline
+from detect.runtime.base import EngineSettings, cores
+from detect.score import differential, report
+from detect.score.local import Row, score_fields
+from detect.score.settings import ScoreSettings
+from detect.score.store import Store
+
+STATEMENT = "morphology, for research use, not a diagnosis"
+_TOLD = ("numpy", "opencv-python-headless", "pillow", "onnxruntime", "openvino", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run comes to."""
+
+    out: Path
+    slides: tuple[differential.Slide, ...]
+    fields_ok: int
+    fields_failed: int
+    seconds: float
+    others: tuple[str, ...]
+
+    @property
+    def report(self) -> Path:
+        """The page to open."""
+        return self.out / "report" / "index.html"
+
+
+def score(
+    folder: Path,
+    out: Path,
+    settings: ScoreSettings,
+    *,
+    overwrite: bool = False,
+    start: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Score every field of a folder of slides.
+
+    Args:
+        out: run folder; refused where it is not empty, unless `overwrite`.
+        start: called once with the number of fields. progress: called with the fields done since the last call.
+    """
+    started = time.monotonic()
+    found = scan(folder)
+    if not found.fields:
+        what = f"no images in it ({len(found.others)} other files)"
+        raise DataError(what, where=str(folder), remedy="give a folder with one sub-folder of images a slide")
+    if out.resolve() == folder.resolve() or folder.resolve().is_relative_to(out.resolve()):
+        raise ConfigError("the output would overwrite the slides", where=str(out), remedy="name another folder")
+    if out.resolve().is_relative_to(folder.resolve()):
+        found = _without(found, out)
+    detector = open_bundle(settings.detector, "detector")
+    classifiers = [open_bundle(name, "classifier") for name in settings.classifiers]
+    workers = settings.workers or cores()
+    engine = EngineSettings(settings.engine, settings.precision, workers).resolved()
+    pipeline = Pipeline(detector, classifiers, engine, min_score=settings.min_score)
+    store = Store.create(out, overwrite=overwrite)
+    if start is not None:
+        start(len(found.fields))
+    loaded = time.monotonic()
+    for number, first in enumerate(range(0, len(found.fields), settings.part)):
+        fields = found.fields[first : first + settings.part]
+        rows = score_fields(pipeline, fields, batch=settings.batch, workers=workers, progress=progress)
+        _store(store, number, rows)
+    scored = time.monotonic()
+    types = [t for bundle in classifiers for t in bundle.card.classes]
+    slides = tuple(differential.count(store, types))
+    differential.write(slides, out)
+    states = store.fields().column("status").to_pylist()
+    about = _about(folder, found, settings, engine, detector, classifiers)
+    report.write(store, found, slides, [detector.card, *(c.card for c in classifiers)], settings, about)
+    ok = states.count("ok")
+    seconds = time.monotonic() - started
+    store.write_run(
+        about
+        | {
+            "fields": {"found": len(found.fields), "ok": ok, "failed": len(states) - ok},
+            "cells": sum(len(t) for t in store.cells(("cell",))),
+            "seconds": {
+                "loading": round(loaded - started, 2),
+                "scoring": round(scored - loaded, 2),
+                "report": round(time.monotonic() - scored, 2),
+            },
+            "fields_per_second": round(len(found.fields) / max(scored - loaded, 1e-6), 2),
+            "peak_memory_mib": _peak_memory(),
+            "workers": workers,
+            "machine": f"{platform.system()} {platform.machine()}, {cores()} cores",
+            "python": platform.python_version(),
+            "versions": _versions(),
+        }
+    )
+    return Outcome(out, slides, ok, len(states) - ok, seconds, found.others)
+
+
+def _without(found: Folder, out: Path) -> Folder:
+    """The folder without what an earlier run wrote into it."""
+    inside = out.resolve()
+    kept = tuple(f for f in found.fields if not f.path.resolve().is_relative_to(inside))
+    others = tuple(o for o in found.others if not (found.root / o).resolve().is_relative_to(inside))
+    return Folder(found.root, kept, others)
+
+
+def _store(store: Store, number: int, rows: list[Row]) -> None:
+    store.write_part(number, [field for field, _ in rows], [cell for _, cells in rows for cell in cells])
+
+
+def _about(
+    folder: Path,
+    found: Folder,
+    settings: ScoreSettings,
+    engine: EngineSettings,
+    detector: Bundle,
+    classifiers: list[Bundle],
+) -> dict[str, Any]:
+    return {
+        "statement": STATEMENT,
+        "smear_detect": __version__,
+        "input": str(folder),
+        "slides": len(found.slides),
+        "other_files": list(found.others),
+        "settings": settings.model_dump(mode="json"),
+        "engine": {"name": engine.name, "precision": engine.precision},
+        "bundles": {b.card.name: b.hash for b in (detector, *classifiers)},
+    }
+
+
+def _versions() -> dict[str, str]:
+    out = {}
+    for name in _TOLD:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            out[name] = "not installed"
+    return out
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak / (2**20 if sys.platform == "darwin" else 2**10))

@@ -1,0 +1,1 @@
+"""Tests, laid out as `detect/` is; `tests/data.py` makes their inputs."""

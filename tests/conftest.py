@@ -1,0 +1,23 @@
+"""Fixtures that more than one room uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A loaded machine must not fail a property for being slow.
+settings.register_profile("smear", deadline=None, max_examples=60)
+settings.load_profile("smear")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The public sets, as published."""
+    folder = (ROOT / ".." / "shared" / "data").resolve()
+    if not folder.is_dir():
+        pytest.skip("the public sets are not here (../shared/data)")
+    return folder

@@ -1,0 +1,93 @@
+"""Classification figures against scikit-learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+
+from detect.evaluate.classification import least_probability, markdown, measure, temperature, write
+
+TYPES = ("Neutrophil", "Lymphocyte", "Monocyte", "Eosinophil")
+
+
+def answers(seed: int, n: int = 80, known: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """True types among the first `known`, and probabilities that are often right."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, known, n)
+    scores = rng.normal(0, 1, (n, len(TYPES)))
+    scores[np.arange(n), truth] += 1.3
+    powers = np.exp(scores)
+    return truth, (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.integers(5, 120), st.integers(1, 4))
+def test_equals_scikit_learn(seed: int, n: int, known: int) -> None:
+    truth, probabilities = answers(seed, n, known)
+    got = measure(TYPES, truth, probabilities, [str(i) for i in range(n)], 0.5, rounds=10)
+    answer = probabilities.argmax(axis=1)
+    present = np.unique(truth)
+    each = f1_score(truth, answer, labels=range(4), average=None, zero_division=0)
+    assert got.accuracy.value == pytest.approx(accuracy_score(truth, answer))
+    assert got.macro_f1.value == pytest.approx(each[present].mean())
+    assert got.confusion.tolist() == confusion_matrix(truth, answer, labels=range(4)).tolist()
+    for i, name in enumerate(TYPES):
+        assert got.f1[name].value == pytest.approx(each[i] if i in present else np.nan, nan_ok=True)
+
+
+def test_answered_are_the_sure_ones() -> None:
+    truth, probabilities = answers(2)
+    got = measure(TYPES, truth, probabilities, [str(i) for i in range(80)], 0.6, rounds=10)
+    sure = probabilities.max(axis=1) >= 0.6
+    right = probabilities.argmax(axis=1) == truth
+    assert 0 < sure.sum() < 80
+    assert got.answered.value == pytest.approx(sure.mean())
+    assert got.accuracy_answered.value == pytest.approx(right[sure].mean())
+    assert got.accuracy_answered.value > got.accuracy.value
+
+
+def test_groups_are_counted_and_limits_hold_the_figure() -> None:
+    truth, probabilities = answers(3)
+    got = measure(TYPES, truth, probabilities, [f"g{i // 4}" for i in range(80)], 0.5, rounds=200)
+    assert (got.n_cells, got.n_groups) == (80, 20)
+    assert got.accuracy.low < got.accuracy.value < got.accuracy.high
+
+
+def test_files_name_every_type(tmp_path: Path) -> None:
+    truth, probabilities = answers(4)
+    got = measure(TYPES, truth, probabilities, [str(i) for i in range(80)], 0.5, rounds=20)
+    write(got, tmp_path / "out", "cells of four types", {"part": "test"})
+    said = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert said["part"] == "test"
+    assert set(said["f1"]) == set(TYPES)
+    text = (tmp_path / "out" / "metrics.md").read_text()
+    assert text == markdown(got, "cells of four types")
+    assert all(f"| {name} |" in text for name in TYPES)
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    rng = np.random.default_rng(5)
+    scores = rng.normal(0, 1.5, (4000, 4))
+    powers = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    truth = np.array([rng.choice(4, p=p) for p in powers])
+    got = temperature(scores * 3, truth)
+    assert got == pytest.approx(3.0, rel=0.08)
+    heated = np.exp(scores * 3 / got)
+    cold = np.exp(scores * 3)
+    assert log_loss(truth, heated / heated.sum(axis=1, keepdims=True)) < log_loss(
+        truth, cold / cold.sum(axis=1, keepdims=True)
+    )
+
+
+def test_least_probability_is_the_first_that_is_right_enough() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]], np.float32)
+    truth = np.array([0, 0, 1, 1])
+    assert least_probability(probabilities, truth, 1.0) == pytest.approx(0.71)
+    assert least_probability(probabilities, truth, 0.5) == 0.0
+    assert least_probability(probabilities, np.array([1, 1, 1, 1]), 0.5) == 1.0
