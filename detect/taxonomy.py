@@ -74,8 +74,12 @@ class Taxonomy(Settings):
         return tuple(chain)
 
     def is_a(self, name: str, other: str) -> bool:
-        """Whether `name` is `other` or stands below it."""
-        return name == other or other in self.ancestors(name)
+        """Whether `name` is `other` or stands below it; a name of a user's own stands below nothing."""
+        return name == other or (name in self and other in self.ancestors(name))
+
+    def in_differential(self, name: str) -> bool:
+        """Whether a white cell of this type counts in a differential: all but smudge cells and their like."""
+        return name not in self or self.get(name).nucleated_wbc
 
     def common(self, name: str, targets: Iterable[str]) -> str | None:
         """The target that `name` is, or stands below; the nearest first."""

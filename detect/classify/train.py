@@ -26,11 +26,12 @@ from detect.bundles.card import WEIGHTS
 from detect.classify.crops import crop, resize
 from detect.classify.network import NETWORKS
 from detect.classify.settings import ClassifierSettings
-from detect.config import dump, load
+from detect.config import load
 from detect.data import augment
 from detect.data.cards import load_card
 from detect.data.splits import cells_of, file_hash, read_split
 from detect.data.typed import TypedCell, load_typed
+from detect.detectors.train import keep_settings
 from detect.errors import StoreError
 from detect.formats.tally import Tally
 from detect.images import decode
@@ -62,6 +63,7 @@ def train(
     if out.exists() and any(out.iterdir()) and not resume:
         raise StoreError("the run folder is not empty", where=str(out), remedy="name another, or go on with --resume")
     out.mkdir(parents=True, exist_ok=True)
+    keep_settings(settings, out, str(path))
     tally = tally or Tally()
     everything = load_typed([load_card(d) for d in data], tally)
     chosen = read_split(split)
@@ -89,7 +91,6 @@ def train(
         "hardware": platform.machine(),
         "versions": {"torch": str(torch.__version__)},
     }
-    (out / "settings.yaml").write_text(dump(settings), "utf-8")
     (out / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False), "utf-8")
     return record
 

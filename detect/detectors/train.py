@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from detect import __version__, assets
-from detect.config import load
+from detect.config import dump, load
 from detect.data.cards import Card, load_card, load_dataset
 from detect.data.fingerprint import fingerprint
 from detect.data.splits import read_split
 from detect.detectors.base import DetectorSettings, TrainingJob, family
-from detect.errors import DataError, StoreError
+from detect.errors import ConfigError, DataError, StoreError
 from detect.formats.tally import Tally
 from detect.types import Dataset
 
@@ -72,6 +73,7 @@ def train(
     if out.exists() and any(out.iterdir()) and not resume:
         raise StoreError("the run folder is not empty", where=str(out), remedy="name another, or go on with --resume")
     out.mkdir(parents=True, exist_ok=True)
+    keep_settings(settings, out, str(path))
     record: dict[str, Any] = {
         "smear_detect": __version__,
         "config": path.name,
@@ -91,6 +93,18 @@ def train(
     record["minutes"] = round((time.monotonic() - started) / 60, 1)
     (out / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False), "utf-8")
     return record
+
+
+def keep_settings(settings: BaseModel, out: Path, where: str) -> None:
+    """Write `settings.yaml` into a run folder; one that is there must say the same, or resuming would mix two runs."""
+    path, text = out / "settings.yaml", dump(settings)
+    if path.is_file() and path.read_text("utf-8") != text:
+        raise ConfigError(
+            "the settings differ from those the run was started with",
+            where=where,
+            remedy=f"resume with the settings of {path}, or train into another folder",
+        )
+    path.write_text(text, "utf-8")
 
 
 def _groups(dataset: Dataset) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 from PIL import Image as PilImage
 
-from detect.config import dump
 from detect.data import augment
 from detect.detectors.base import Architecture, DetectorSettings, TrainingJob
 from detect.errors import BundleError, ConfigError, DataError, MissingExtraError
@@ -219,7 +218,6 @@ def _save(model: DetectionModel, settings: DetectorSettings, job: TrainingJob) -
     }
     save_file(state, job.out / "weights.safetensors")
     (job.out / "architecture.yaml").write_text(yaml.safe_dump(architecture, sort_keys=False), "utf-8")
-    (job.out / "settings.yaml").write_text(dump(settings), "utf-8")
 
 
 def _build(architecture: Architecture, weights: Path) -> DetectionModel:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import pyarrow as pa
 
@@ -59,6 +60,11 @@ def not_seen(classifiers: Sequence[Card]) -> list[str]:
     return [w for w in wanted if not any(tree.is_a(k, w) for k in known if k in tree)]
 
 
+def white_type(label: str, kind: str | None) -> str:
+    """What a white cell counts as: the classifier's answer, else the detector's where that says more than WBC."""
+    return kind or (UNIDENTIFIED if label == "WBC" else label)
+
+
 def count(store: Store, types: Sequence[str]) -> list[Slide]:
     """Every slide of a run, in the order of their names.
 
@@ -72,7 +78,7 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
         for (slide, label, kind), n in Counter(rows).items():
             labels.setdefault(slide, Counter())[label] += n
             if taxonomy().is_a(label, "WBC"):
-                kinds.setdefault(slide, Counter())[kind or UNIDENTIFIED] += n
+                kinds.setdefault(slide, Counter())[white_type(label, kind)] += n
     fields = store.fields()
     status: dict[str, Counter[str]] = {}
     scales: dict[str, list[float]] = {}
@@ -84,11 +90,14 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
     out = []
     for name in sorted(status):
         found = kinds.get(name, Counter())
-        counted = Counter({k: n for k, n in found.items() if k == UNIDENTIFIED or taxonomy().get(k).nucleated_wbc})
+        counted = Counter({k: n for k, n in found.items() if taxonomy().in_differential(k)})
         white = sum(counted.values())
-        kinds_shown = [t for t in types if t in taxonomy()] + sorted(set(counted) - set(types) - {UNIDENTIFIED})
-        lines = [Line(t, counted[t], wilson(counted[t], white)) for t in [*kinds_shown, UNIDENTIFIED]]
-        aside = [Line(k, n, None) for k, n in sorted(labels.get(name, Counter()).items()) if k != "WBC"]
+        shown = [t for t in types if taxonomy().in_differential(t)]
+        shown += sorted(set(counted) - set(shown) - {UNIDENTIFIED})
+        lines = [Line(t, counted[t], wilson(counted[t], white)) for t in [*shown, UNIDENTIFIED]]
+        aside = [
+            Line(k, n, None) for k, n in sorted(labels.get(name, Counter()).items()) if not taxonomy().is_a(k, "WBC")
+        ]
         aside += [Line(k, n, None) for k, n in sorted(found.items()) if k not in counted]
         out.append(
             Slide(
@@ -98,18 +107,10 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
                 white,
                 tuple(lines),
                 tuple(aside),
-                _median(scales.get(name, [])),
+                median(scales[name]) if name in scales else None,
             )
         )
     return out
-
-
-def _median(values: list[float]) -> float | None:
-    if not values:
-        return None
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def write(slides: Iterable[Slide], out: Path) -> None:

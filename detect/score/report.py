@@ -6,7 +6,7 @@ It is made from the store and the fields' own files, so it can be made again.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,14 @@ import cv2
 import jinja2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from detect.bundles.card import Card
 from detect.classify.crops import crop
 from detect.errors import ImageError
 from detect.images import decode
 from detect.images.folder import Folder
-from detect.score.differential import FEW, Slide, not_seen
+from detect.score.differential import FEW, Slide, not_seen, white_type
 from detect.score.settings import ScoreSettings
 from detect.score.store import Store, write_bytes
 from detect.taxonomy import UNIDENTIFIED, taxonomy
@@ -32,6 +33,7 @@ _CROP, _MARGIN, _OVERLAY = (
     900,
 )  # pixels of a crop, context around it, pixels of an overlay's longer side
 _QUALITY = 82
+_ALL_CROPS, _ALL_OVERLAYS, _FEWEST = 240, 40, 4  # crops of one type over all slides, overlays over all, least of a type
 # Outlines by label, RGB: readable on pink and on violet, and apart for colour-blind eyes.
 _LINES = {"WBC": (0, 60, 200), "RBC": (150, 150, 150), "Platelet": (230, 110, 0)}
 _COLUMNS = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score", "type", "type_score")
@@ -58,17 +60,24 @@ def write(
     settings: ScoreSettings,
     about: Mapping[str, Any],
 ) -> None:
-    """Write `report/index.html`."""
-    cells = _cells_by_slide(store)
+    """Write `report/index.html`. With many slides each gets fewer pictures, so that the page still opens."""
+    gallery = min(settings.gallery, max(_FEWEST, _ALL_CROPS // max(1, len(slides))))
+    overlays = min(settings.overlays, max(1, _ALL_OVERLAYS // max(1, len(slides))))
+    fields = store.fields().to_pylist()
+    drawn = _busiest(fields, overlays)
+    white, whole = _cells(store, {field for names in drawn.values() for field in names})
     paths = {f.id: f.path for f in found.fields}
     views = []
     for slide in slides:
-        mine = cells.get(slide.name, [])
         pictures = _Pictures(paths)
-        gallery = _gallery(slide, mine, pictures, settings.gallery)
-        overlays = _overlays(mine, pictures, settings.overlays)
-        views.append({"slide": slide, "gallery": gallery, "overlays": overlays, "few": slide.few})
-    fields = store.fields().to_pylist()
+        views.append(
+            {
+                "slide": slide,
+                "gallery": _gallery(slide, white.get(slide.name, []), pictures, gallery),
+                "overlays": _overlays(drawn.get(slide.name, []), whole, pictures),
+                "few": slide.few,
+            }
+        )
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -101,19 +110,41 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _cells_by_slide(store: Store) -> dict[str, list[_Cell]]:
-    out: dict[str, list[_Cell]] = {}
+def _busiest(fields: Sequence[Mapping[str, Any]], most: int) -> dict[str, list[str]]:
+    """Per slide the fields with most white cells, in the order of their ids."""
+    ranked: dict[str, list[tuple[int, str]]] = {}
+    for f in fields:
+        if f["status"] == "ok":
+            counts = dict(f["counts"])
+            white = sum(n for label, n in counts.items() if taxonomy().is_a(label, "WBC"))
+            ranked.setdefault(f["slide"], []).append((-white, f["field"]))
+    return {slide: sorted(field for _, field in sorted(rows)[:most]) for slide, rows in ranked.items()}
+
+
+def _cells(store: Store, drawn: set[str]) -> tuple[dict[str, list[_Cell]], dict[str, list[_Cell]]]:
+    """White cells by slide, and every cell of the drawn fields by field; the rest is never held."""
+    white: dict[str, list[_Cell]] = {}
+    whole: dict[str, list[_Cell]] = {}
     for table in store.cells(_COLUMNS):
-        for row in _rows(table):
-            slide, field, number, x0, y0, x1, y1, label, score, kind, sure = row
-            out.setdefault(slide, []).append(
-                _Cell(field, number, (x0, y0, x1, y1), label, score, kind or UNIDENTIFIED, sure)
-            )
-    return out
+        named = pc.is_in(table.column("label"), value_set=pa.array(_white_labels(table)))
+        wanted = pc.or_(named, pc.is_in(table.column("field"), value_set=pa.array(sorted(drawn), pa.string())))
+        for slide, cell in _rows(table.filter(wanted)):
+            if taxonomy().is_a(cell.label, "WBC"):
+                white.setdefault(slide, []).append(cell)
+            if cell.field in drawn:
+                whole.setdefault(cell.field, []).append(cell)
+    return white, whole
 
 
-def _rows(table: pa.Table) -> Any:
-    return zip(*(table.column(c).to_pylist() for c in _COLUMNS), strict=True)
+def _white_labels(table: pa.Table) -> list[str]:
+    labels = pc.unique(table.column("label")).to_pylist()
+    return [label for label in labels if taxonomy().is_a(label, "WBC")] or [""]
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[str, _Cell]]:
+    for row in zip(*(table.column(c).to_pylist() for c in _COLUMNS), strict=True):
+        slide, field, number, x0, y0, x1, y1, label, score, kind, sure = row
+        yield slide, _Cell(field, number, (x0, y0, x1, y1), label, score, white_type(label, kind), sure)
 
 
 class _Pictures:
@@ -133,9 +164,8 @@ class _Pictures:
         return self._last[1]
 
 
-def _gallery(slide: Slide, cells: Sequence[_Cell], pictures: _Pictures, most: int) -> list[dict[str, Any]]:
+def _gallery(slide: Slide, white: Sequence[_Cell], pictures: _Pictures, most: int) -> list[dict[str, Any]]:
     """White cells by type, least sure first: these are the ones to look at."""
-    white = [c for c in cells if taxonomy().is_a(c.label, "WBC")]
     chosen: list[_Cell] = []
     totals: dict[str, int] = {}
     order = [line.name for line in slide.differential] + [line.name for line in slide.beside]
@@ -169,17 +199,13 @@ def _spread(cells: Sequence[_Cell], most: int) -> list[_Cell]:
     return [cells[i] for i in np.linspace(0, len(cells) - 1, most).round().astype(int)] if most else []
 
 
-def _overlays(cells: Sequence[_Cell], pictures: _Pictures, most: int) -> list[dict[str, Any]]:
-    """The fields with most white cells, drawn."""
-    by_field: dict[str, list[_Cell]] = {}
-    for c in cells:
-        by_field.setdefault(c.field, []).append(c)
-    busiest = sorted(by_field, key=lambda f: (-sum(c.label == "WBC" for c in by_field[f]), f))[:most]
+def _overlays(fields: Sequence[str], cells: Mapping[str, list[_Cell]], pictures: _Pictures) -> list[dict[str, Any]]:
     out = []
-    for field in sorted(busiest):
+    for field in fields:
         pixels = pictures.get(field)
         if pixels is not None:
-            out.append({"field": field, "picture": _jpeg(draw(pixels, by_field[field])), "n": len(by_field[field])})
+            mine = cells.get(field, [])
+            out.append({"field": field, "picture": _jpeg(draw(pixels, mine)), "n": len(mine)})
     return out
 
 
