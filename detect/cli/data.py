@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detect.cli.output import out as console
 from detect.cli.output import print_table, print_tally
+
+if TYPE_CHECKING:
+    from detect.data.check import Fault
+    from detect.types import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Work with labelled data.")
 
@@ -73,3 +77,127 @@ def sample(
         raise StoreError("the folder is not empty", where=str(out), remedy="name another")
     files = write_slides(out, fields, seed)
     console.print(f"{len(files)} drawn fields on {len({f.parent for f in files})} slides in {out}")
+
+
+Source = Annotated[str, typer.Argument(help="Dataset card, data.yaml, COCO or CSV file, or a labelled folder.")]
+Format = Annotated[
+    str | None, typer.Option("--format", help="coco, yolo, voc, csv, geojson or folders; seen by default.")
+]
+Images = Annotated[Path | None, typer.Option("--images", help="Folder that image names start from.")]
+
+
+@app.command()
+def convert(
+    source: Source,
+    out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    to: Annotated[str, typer.Option("--to", help="coco, yolo, voc, csv or geojson.")],
+    format: Format = None,  # noqa: A002
+    images: Images = None,
+    place: Annotated[str, typer.Option("--place", help="link, copy or none: what becomes of the pictures.")] = "link",
+    taxonomy: Annotated[bool, typer.Option("--taxonomy", help="Rename labels to those of the taxonomy.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first label that would be dropped.")] = False,
+) -> None:
+    """Labels of one format to another; says what was dropped, repaired, and what the new format cannot hold."""
+    from detect.data.convert import convert as write
+    from detect.data.convert import to_taxonomy
+    from detect.data.sources import read
+    from detect.errors import ConfigError
+    from detect.formats.tally import Tally
+
+    if place not in ("link", "copy", "none"):
+        raise ConfigError(f"--place {place}: no such choice", remedy="link, copy or none")
+    tally = Tally(strict=strict)
+    parts = read(source, tally, format=format, images=images)
+    if taxonomy:
+        parts, names = to_taxonomy(parts)
+        for published, name in names.items():
+            console.print(f"{published} -> {name or 'kept: the taxonomy does not know it'}", markup=False)
+    lost = write(parts, out, to, place)  # type: ignore[arg-type]
+    print_tally(tally)
+    fields, cells = (
+        sum(len(d) for d in parts.values()),
+        sum(len(f.annotations) for d in parts.values() for f in d.fields),
+    )
+    console.print(f"{fields} fields, {cells} cells in {len(parts)} parts written to {out} as {to}")
+    for what in lost:
+        console.print(f"{to} cannot hold: {what}", style="bold")
+
+
+@app.command()
+def stats(source: Source, format: Format = None, images: Images = None) -> None:  # noqa: A002
+    """Fields, cells per class, and how large they are."""
+    from detect.data.check import statistics
+    from detect.data.sources import read
+    from detect.formats.tally import Tally
+
+    tally = Tally()
+    found = statistics(read(source, tally, format=format, images=images))
+    print_tally(tally)
+    for part, s in found.items():
+        low, middle, high = s["cells_per_field"]
+        heading = f"{part}: {s['fields']} fields, {s['cells']} cells, {low} to {high} a field (median {middle:.0f})"
+        rows = ((name, c["cells"], c["fields"], *(c["side_px"] or ("-", "-", "-"))) for name, c in s["classes"].items())
+        print_table(heading, ("class", "cells", "fields", "side 5 %, px", "median", "95 %"), rows)
+        console.print("field sizes: " + ", ".join(f"{size} ({n})" for size, n in s["field_sizes"].items()))
+
+
+@app.command()
+def check(
+    source: Source,
+    format: Format = None,  # noqa: A002
+    images: Images = None,
+    detector: Annotated[
+        str, typer.Option("--detector", help="Bundle that looks for cells without a box; 'none' for none.")
+    ] = "cells-yolov8n",
+    most: Annotated[int, typer.Option("--most", min=1, help="Lines shown of each kind.")] = 5,
+) -> None:
+    """Find label faults. Exit code 1 if there are errors, 0 if there are warnings only."""
+    from collections import Counter
+
+    from detect.data.check import check as find
+    from detect.data.check import readable
+    from detect.data.sources import read
+    from detect.formats.tally import Tally
+
+    tally = Tally()
+    parts = read(source, tally, format=format, images=images)
+    faults = find(parts, tally)
+    parts, unreadable = readable(parts)
+    faults += unreadable
+    if detector != "none":
+        faults += _unboxed(parts, detector)
+    shown: Counter[str] = Counter()
+    for fault in sorted(faults, key=lambda f: (f.severity, f.kind)):
+        shown[fault.kind] += 1
+        if shown[fault.kind] <= most:
+            console.print(str(fault), markup=False, soft_wrap=True)
+    counts = Counter((f.severity, f.kind) for f in faults)
+    print_table(f"{source}", ("kind", "severity", "found"), ((k, s, n) for (s, k), n in sorted(counts.items())))
+    if any(f.severity == "error" for f in faults):
+        raise typer.Exit(1)
+
+
+def _unboxed(parts: dict[str, Dataset], detector: str) -> list[Fault]:
+    from rich.progress import Progress
+
+    from detect.bundles.folder import open_bundle
+    from detect.cli.output import err
+    from detect.data.check import without_a_box
+    from detect.detectors.bundled import BundleDetector
+    from detect.detectors.measure import predict_all
+    from detect.errors import DataError
+    from detect.evaluate.align import align
+
+    runner = BundleDetector(open_bundle(detector, "detector"))
+    faults: list[Fault] = []
+    with Progress(console=err, transient=True) as bar:
+        for part, dataset in parts.items():
+            try:
+                known = align(dataset, runner.classes)
+            except DataError as error:
+                err.print(f"{part}: no look for cells without a box: {error.problem}", style="dim", soft_wrap=True)
+                continue
+            task = bar.add_task(part, total=len(known))
+            found = predict_all(runner, known, progress=lambda n, task=task: bar.advance(task, n))  # type: ignore[misc]
+            faults += without_a_box(known, found)
+    return faults

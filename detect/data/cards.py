@@ -134,7 +134,8 @@ def load_dataset(card: Card, tally: Tally, root: Path | None = None) -> dict[str
     for name, part in card.layout.parts.items():
         fields = _fields(home, part, tally)
         if card.layout.format == "yolo":
-            records = yolo.read(fields, home / part.labels, card.layout.names, card.class_map, classes, tally)
+            names = dict(enumerate(card.layout.names))
+            records = yolo.read(fields, home / part.labels, names, card.class_map, classes, tally)
         else:
             records = voc.read(fields, home / part.labels, card.class_map, classes, tally)
         out[name] = Dataset(card.name, home, classes, tuple(records), frozenset(card.exhaustive_for))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from pycocotools import mask as rle
 
 from detect import geometry
 from detect.errors import FormatError
-from detect.formats.labels import Labels, box_fault
+from detect.formats.labels import Labels, box_fault, is_finite
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, Rle
 
@@ -128,7 +127,7 @@ def _annotations(
     for a in rows:
         where = f"{path}: annotation {a.get('id')}"
         box = a.get("bbox")
-        if not (isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)):
+        if not (isinstance(box, list) and len(box) == 4 and all(is_finite(v) for v in box)):
             tally.add("not a box", where, str(box), "dropped")
             continue
         x, y, w, h = map(float, box)
@@ -151,10 +150,6 @@ def _annotations(
         extra=[k[4] for k in kept],
         masks=[k[5] for k in kept],
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _mask(segmentation: Any, field: Field, where: str, tally: Tally) -> Rle | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
+from typing import Any
 
 from detect.formats.tally import Tally
 from detect.types import ClassMap
@@ -40,3 +42,8 @@ def box_fault(x0: float, y0: float, x1: float, y1: float, width: int, height: in
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         return "box outside the field"
     return None
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a real number: no text, no truth value, no infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -15,6 +15,30 @@ from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Field, LabelledField
 
 
+def write(fields: Sequence[LabelledField], classes: ClassMap, folder: Path) -> None:
+    """One XML file a field, named by its id with '/' as '__'. Numbers count from 0, as they are read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for labelled in fields:
+        owner, cells = labelled.field, labelled.annotations
+        root = ET.Element("annotation")
+        ET.SubElement(root, "filename").text = owner.id
+        size = ET.SubElement(root, "size")
+        for name, value in (("width", owner.width), ("height", owner.height), ("depth", 3)):
+            ET.SubElement(size, name).text = str(value)
+        for i in range(len(cells)):
+            element = ET.SubElement(root, "object")
+            ET.SubElement(element, "name").text = classes.names[cells.labels[i]]
+            for key, value in cells.extra[i].items():
+                if isinstance(value, str | int | float):
+                    ET.SubElement(element, key).text = str(value)
+            box = ET.SubElement(element, "bndbox")
+            for name, number in zip(("xmin", "ymin", "xmax", "ymax"), cells.boxes[i], strict=True):
+                ET.SubElement(box, name).text = f"{float(number):.3f}".rstrip("0").rstrip(".")
+        ET.indent(root)
+        stem = Path(owner.id).with_suffix("").as_posix().replace("/", "__")
+        ET.ElementTree(root).write(folder / f"{stem}.xml", encoding="utf-8")
+
+
 def read(
     fields: Sequence[Field], labels_dir: Path, class_map: Mapping[str, str], classes: ClassMap, tally: Tally
 ) -> list[LabelledField]:
@@ -44,12 +68,30 @@ def read(
     return out
 
 
-def _read_file(path: Path, field: Field, labels: Labels, tally: Tally) -> Annotations | None:
+def labels_in(labels_dir: Path, tally: Tally) -> list[str]:
+    """Label names in the order in which the files, by name, first use them."""
+    names: dict[str, None] = {}
+    for path in sorted(labels_dir.glob("*.xml")):
+        root = _parse(path, tally, again=True)
+        if root is not None:
+            names |= dict.fromkeys((e.findtext("name") or "").strip() for e in root.iter("object"))
+    return [n for n in names if n]
+
+
+def _parse(path: Path, tally: Tally, *, again: bool = False) -> ET.Element | None:
+    """The root of a file; None where it is no XML, which is tallied unless it will be read `again`."""
     try:
-        root = ET.fromstring(path.read_bytes())
-    except (ET.ParseError, ValueError, LookupError) as error:
+        return ET.fromstring(path.read_bytes())
+    except (ET.ParseError, ValueError, LookupError) as error:  # the last two: an encoding that Python does not know
         line = error.position[0] if isinstance(error, ET.ParseError) else 1
-        tally.add("not valid XML", f"{path}:{line}", str(error), "dropped")
+        if not again:
+            tally.add("not valid XML", f"{path}:{line}", str(error), "dropped")
+        return None
+
+
+def _read_file(path: Path, field: Field, labels: Labels, tally: Tally) -> Annotations | None:
+    root = _parse(path, tally)
+    if root is None:
         return None
     scale = _scale(root, path, field, tally)
     boxes: list[list[float]] = []

@@ -16,6 +16,7 @@ import yaml
 from pycocotools import mask as rle
 
 from detect import geometry
+from detect.config import load_yaml
 from detect.errors import FormatError
 from detect.formats.labels import Labels, box_fault
 from detect.formats.tally import Tally
@@ -33,10 +34,76 @@ class _Line:
     mask: Rle | None
 
 
+@dataclass(frozen=True)
+class DataYaml:
+    """What a `data.yaml` says.
+
+    Attributes:
+        names: class number to published name.
+        parts: part to the folders of images, and text files that list images, that make it up.
+    """
+
+    names: dict[int, str]
+    parts: dict[str, tuple[Path, ...]]
+
+
+def read_data_yaml(path: Path, tally: Tally) -> DataYaml:
+    """A `data.yaml` in any of its published shapes.
+
+    `names` may be a list or a mapping; a part may be a folder, a text file that lists images, or a list of both;
+    `path` may be missing, relative, or lead to another machine, and then the yaml's own folder stands in for it.
+    """
+    data = load_yaml(path)
+    names = data.get("names")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names or not all(isinstance(k, int) for k in names):
+        raise FormatError(f"names: expected a list or 'number: name' lines, got {names!r}", where=str(path))
+    if isinstance(data.get("nc"), int) and data["nc"] != len(names):
+        tally.add("number of classes differs", str(path), f"nc {data['nc']}, {len(names)} names", "noted")
+    home = path.parent
+    told = data.get("path")
+    if told and not (home / str(told)).is_dir():
+        tally.add("path leads nowhere", str(path), f"'{told}', the yaml's own folder is used", "repaired")
+    elif told:
+        home = home / str(told)
+    parts = {}
+    for part in ("train", "val", "valid", "test"):
+        entries = data.get(part)
+        if entries:
+            listed = entries if isinstance(entries, list) else [entries]
+            parts["val" if part == "valid" else part] = tuple(_place(home, str(e), path, part) for e in listed)
+    return DataYaml({k: str(v) for k, v in sorted(names.items())}, parts)
+
+
+def _place(home: Path, entry: str, path: Path, part: str) -> Path:
+    # Roboflow writes ../train/images for a folder that lies beside data.yaml.
+    for candidate in (home / entry, home / entry.removeprefix("../"), path.parent / entry):
+        if candidate.exists():
+            return candidate
+    raise FormatError(f"{part}: no '{entry}' below {home}", where=str(path), remedy="correct 'path', or the part")
+
+
+def listed_images(place: Path) -> list[Path]:
+    """The image paths of a text file that lists them, relative ones from its own folder."""
+    lines = [line.strip() for line in place.read_text("utf-8-sig").splitlines()]
+    return [place.parent / line.removeprefix("./") for line in lines if line]
+
+
+def label_path(image: Path) -> Path:
+    """Where the labels of an image lie: the last folder `images` of its path becomes `labels`."""
+    parts = list(image.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
 def read(
     fields: Sequence[Field],
-    labels_dir: Path,
-    names: Sequence[str],
+    labels_dir: Path | None,
+    names: Mapping[int, str],
     class_map: Mapping[str, str],
     classes: ClassMap,
     tally: Tally,
@@ -45,38 +112,41 @@ def read(
 
     Args:
         fields: with known width and height.
-        names: published class names, in the order of the class numbers in the files.
+        labels_dir: where all the label files lie; None for `label_path` of each image.
+        names: published class name of each class number.
         class_map: published name to class of `classes`.
     """
-    if not labels_dir.is_dir():
+    if labels_dir is not None and not labels_dir.is_dir():
         raise FormatError("no such folder of labels", where=str(labels_dir), remedy="check the card's layout")
-    _check_names_file(labels_dir, names, tally)
     labels = Labels(classes, class_map, tally)
-    lookup = dict(enumerate(names))
     out = []
+    known: set[Path] = set()
     for field in fields:
-        path = labels_dir / f"{field.path.stem}.txt"
+        path = labels_dir / f"{field.path.stem}.txt" if labels_dir is not None else label_path(field.path)
+        known.add(path)
         if not path.is_file():
             tally.add("unlabelled image", str(field.path), f"no {path.name}", "noted")
             continue
-        out.append(LabelledField(field, _read_file(path, field, lookup, labels, tally)))
-    known = {f"{field.path.stem}.txt" for field in fields} | NOT_LABELS
-    for path in sorted(labels_dir.glob("*.txt")):
-        if path.name not in known and path.name.lower() not in NOT_LABELS:
-            tally.add("label file without an image", str(path), "no image of that name", "dropped")
+        out.append(LabelledField(field, _read_file(path, field, names, labels, tally)))
+    for folder in sorted({p.parent for p in known} | ({labels_dir} if labels_dir is not None else set())):
+        _check_names_file(folder, names, tally)
+        for path in sorted(folder.glob("*.txt")):
+            if path not in known and path.name.lower() not in NOT_LABELS:
+                tally.add("label file without an image", str(path), "no image of that name", "dropped")
     tally.read["fields"] += len(out)
     tally.read["cells"] += sum(len(f.annotations) for f in out)
     return out
 
 
-def _check_names_file(labels_dir: Path, names: Sequence[str], tally: Tally) -> None:
+def _check_names_file(labels_dir: Path, names: Mapping[int, str], tally: Tally) -> None:
     for path in sorted(p for p in labels_dir.glob("*.txt") if p.name.lower() in NOT_LABELS):
         tally.add("not a label file", str(path), "lies among the label files", "noted")
         if path.name.lower() == "classes.txt":
             said = path.read_text("utf-8", errors="replace").splitlines()
-            for i, (a, b) in enumerate(zip(said, names, strict=False)):
-                if a != b:
-                    tally.add("class name differs", f"{path}:{i + 1}", f"'{a}', the card says '{b}'", "noted")
+            for i, word in enumerate(said):
+                if i in names and word.strip() != names[i]:
+                    what = f"'{word}', the set's own list says '{names[i]}'"
+                    tally.add("class name differs", f"{path}:{i + 1}", what, "noted")
 
 
 def _read_file(path: Path, field: Field, names: Mapping[int, str], labels: Labels, tally: Tally) -> Annotations:
@@ -130,7 +200,7 @@ def _parse(
         return None
     number_of_class = int(values[0])
     if number_of_class != values[0] or number_of_class not in names:
-        tally.add("unknown class number", where, f"{parts[0]}, known: 0 to {len(names) - 1}", "dropped")
+        tally.add("unknown class number", where, f"{parts[0]}, known: {', '.join(map(str, names))}", "dropped")
         return None
     label = labels.get(names[number_of_class], where)
     if label is None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +53,23 @@ class Header:
 
 def read(path: Path) -> Image:
     """The pixels of an image file."""
-    return decode(_bytes(path))
+    with _named(path):
+        return decode(_bytes(path))
 
 
 def size(path: Path) -> tuple[int, int]:
     """(width, height) of an image file after EXIF rotation, from its header alone."""
-    found = header(_bytes(path))
+    with _named(path):
+        found = header(_bytes(path))
     return found.width, found.height
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(error.problem, where=str(path), remedy=error.remedy) from error
 
 
 def _bytes(path: Path) -> bytes:

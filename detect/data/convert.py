@@ -1,0 +1,129 @@
+"""Records of a whole set to files of another format, and what that format could not hold."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from detect.data.sources import Parts
+from detect.errors import ConfigError, StoreError
+from detect.formats import coco, geojson, table, voc, yolo
+from detect.taxonomy import taxonomy
+from detect.types import ClassMap, Dataset
+
+Images = Literal["link", "copy", "none"]
+
+
+def convert(parts: Parts, out: Path, to: str, images: Images = "link") -> list[str]:
+    """Write every part of a set.
+
+    Args:
+        out: an empty or new folder.
+        to: a key of `WRITERS`.
+        images: whether pictures are linked, copied, or left where they are.
+
+    Returns:
+        What the format could not hold, in words, with counts.
+    """
+    if to not in WRITERS:
+        raise ConfigError(f"no format '{to}'", remedy=f"the formats are: {', '.join(WRITERS)}")
+    if out.exists() and any(out.iterdir()):
+        raise StoreError("the folder is not empty", where=str(out), remedy="name another")
+    out.mkdir(parents=True, exist_ok=True)
+    WRITERS[to](parts, out)
+    if images != "none" and to != "yolo":
+        for dataset in parts.values():
+            _place_images(dataset, out / "images", images)
+    if images == "copy" and to == "yolo":
+        for path in (out / "images").rglob("*"):
+            if path.is_symlink():
+                source = path.resolve()
+                path.unlink()
+                shutil.copyfile(source, path)
+    return _losses(parts, to)
+
+
+def _place_images(dataset: Dataset, folder: Path, how: Images) -> None:
+    for labelled in dataset.fields:
+        target = folder / labelled.field.id
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if how == "link":
+            yolo.link(labelled.field.path, target)
+        else:
+            shutil.copyfile(labelled.field.path, target)
+
+
+def _coco(parts: Parts, out: Path) -> None:
+    for part, dataset in parts.items():
+        coco.write(dataset, out / "annotations" / f"instances_{part}.json")
+
+
+def _yolo(parts: Parts, out: Path) -> None:
+    first = next(iter(parts.values()))
+    yolo.write(first, out, {part: d.fields for part, d in parts.items()})
+
+
+def _voc(parts: Parts, out: Path) -> None:
+    for dataset in parts.values():
+        voc.write(dataset.fields, dataset.classes, out / "Annotations")
+
+
+def _csv(parts: Parts, out: Path) -> None:
+    for part, dataset in parts.items():
+        table.write(dataset, out / f"{part}.csv")
+
+
+def _geojson(parts: Parts, out: Path) -> None:
+    for dataset in parts.values():
+        geojson.write(dataset.fields, dataset.classes, out / "labels")
+
+
+# Format name to its writer of whole sets.
+WRITERS: Mapping[str, Callable[[Parts, Path], None]] = {
+    "coco": _coco,
+    "yolo": _yolo,
+    "voc": _voc,
+    "csv": _csv,
+    "geojson": _geojson,
+}
+
+
+def _losses(parts: Parts, to: str) -> list[str]:
+    lost: Counter[str] = Counter()
+    for dataset in parts.values():
+        for labelled in dataset.fields:
+            cells = labelled.annotations
+            if to in ("yolo", "voc", "csv"):
+                lost["masks, of which the boxes are kept"] += sum(m is not None for m in cells.masks)
+            if to in ("yolo", "voc", "geojson"):
+                lost["crowd marks"] += int(cells.crowd.sum())
+            if to == "yolo":
+                lost["further fields of a cell"] += sum(bool(e) for e in cells.extra)
+    return [f"{n} {what}" for what, n in lost.items() if n]
+
+
+def to_taxonomy(parts: Parts) -> tuple[Parts, dict[str, str | None]]:
+    """The same set under the names of `annotations/taxonomy.yaml`; names that it does not know are kept.
+
+    Returns:
+        The set, and published name to taxonomy name, None where there is none.
+    """
+    tree = taxonomy()
+    names = list(dict.fromkeys(n for d in parts.values() for n in d.classes.names))
+    mapped = {n: tree.resolve(n) for n in names}
+    classes = ClassMap(tuple(dict.fromkeys(mapped[n] or n for n in names)))
+    out = {}
+    for part, dataset in parts.items():
+        index = np.array([classes.index(mapped[n] or n) for n in dataset.classes.names], np.int64)
+        fields = tuple(
+            replace(f, annotations=replace(f.annotations, labels=index[f.annotations.labels])) for f in dataset.fields
+        )
+        exhaustive = frozenset(mapped.get(n) or n for n in dataset.exhaustive_for)
+        out[part] = replace(dataset, classes=classes, fields=fields, exhaustive_for=exhaustive)
+    return out, mapped

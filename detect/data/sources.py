@@ -1,0 +1,247 @@
+"""Any labelled folder or file to records: the format is told or seen, images are found and measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from detect.config import load_yaml
+from detect.data.cards import load_card, load_dataset
+from detect.errors import ConfigError, DataError, FormatError, ImageError
+from detect.formats import coco, geojson, table, voc, yolo
+from detect.formats.tally import Tally
+from detect.images import decode
+from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
+
+Parts = dict[str, Dataset]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something labelled on disk.
+
+    Attributes:
+        path: the file or folder. images: where file names start, None for the usual place of the format.
+    """
+
+    path: Path
+    images: Path | None
+    tally: Tally
+
+
+def read(path: str | Path, tally: Tally, *, format: str | None = None, images: Path | None = None) -> Parts:  # noqa: A002
+    """The parts of a labelled set, under its published class names.
+
+    Args:
+        path: a dataset card (by name or path), a COCO or CSV file, a `data.yaml`, or a folder.
+        format: a key of `READERS`; None to see it from what is there.
+    """
+    place = Path(path)
+    if format is None and (not place.exists() or _is_card(place)):
+        return load_dataset(load_card(path), tally, images)
+    chosen = format or sniff(place)
+    if chosen not in READERS:
+        raise ConfigError(f"no format '{chosen}'", remedy=f"the formats are: {', '.join(READERS)}")
+    parts = READERS[chosen](Source(place, images, tally))
+    if not any(len(d) for d in parts.values()):
+        raise DataError(f"no labelled field in it, read as {chosen}", where=str(place), remedy="check --format")
+    return parts
+
+
+def _is_card(path: Path) -> bool:
+    return path.suffix in (".yaml", ".yml") and "class_map" in load_yaml(path)
+
+
+def sniff(path: Path) -> str:
+    """The format of what lies there; DataError says what was looked for."""
+    if path.is_file():
+        found = {".json": "coco", ".csv": "csv", ".tsv": "csv", ".yaml": "yolo", ".yml": "yolo"}.get(
+            path.suffix.lower()
+        )
+        if found:
+            return found
+    elif path.is_dir():
+        if any(path.glob("*.y*ml")) or (path / "labels").is_dir():
+            return "yolo"
+        if any(path.glob("*.geojson")) or any(path.glob("labels/*.geojson")):
+            return "geojson"
+        if any(path.glob("Annotations/*.xml")) or any(path.glob("*.xml")):
+            return "voc"
+        if _coco_files(path):
+            return "coco"
+        if any(path.glob("*.csv")):
+            return "csv"
+        if any(p.suffix.lower() in decode.SUFFIXES for p in path.glob("*/*")):
+            return "folders"
+    raise DataError(
+        "cannot see what format this is",
+        where=str(path),
+        remedy=f"name it with --format: {', '.join(READERS)}",
+    )
+
+
+def fields_of(paths: Iterable[Path], root: Path, tally: Tally) -> list[Field]:
+    """Image files as fields with their sizes; one that cannot be read is tallied. Ids are relative to `root`."""
+    fields = []
+    for path in paths:
+        identity = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        try:
+            width, height = decode.size(path)
+        except ImageError as error:
+            tally.add("image cannot be read", str(path), error.problem, "dropped")
+            continue
+        fields.append(Field(identity, Path(identity).parent.as_posix(), path, width, height))
+    return fields
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Image files below a folder, in order of their paths."""
+    if not folder.is_dir():
+        raise DataError("no such folder of images", where=str(folder), remedy="name it with --images")
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in decode.SUFFIXES and p.is_file())
+
+
+def _coco_files(path: Path) -> list[Path]:
+    found = sorted([*path.glob("*.json"), *path.glob("annotations/*.json")])
+    return [p for p in found if b'"images"' in p.read_bytes() and b'"categories"' in p.read_bytes()]
+
+
+def _coco(source: Source) -> Parts:
+    files = [source.path] if source.path.is_file() else _coco_files(source.path)
+    parts = {}
+    for file in files:
+        home = source.images or _coco_images(file)
+        dataset = coco.read(file, home, None, source.tally)
+        for labelled in dataset.fields:
+            _check_image(labelled.field, str(file), source.tally)
+        part = file.stem.removeprefix("instances_").removeprefix("_annotations.").removesuffix(".coco")
+        parts[part if len(files) > 1 else "all"] = dataset
+    return parts
+
+
+def _coco_images(file: Path) -> Path:
+    """The folder that the file's names start from: beside it, in `images`, or in `images` beside `annotations`."""
+    try:
+        first = json.loads(file.read_bytes())["images"][0]["file_name"]
+    except (ValueError, KeyError, IndexError, TypeError, OSError):
+        return file.parent
+    homes = [file.parent, file.parent / "images", file.parent.parent / "images", file.parent.parent]
+    return next((home for home in homes if (home / str(first)).is_file()), file.parent)
+
+
+def _check_image(field: Field, where: str, tally: Tally) -> None:
+    try:
+        width, height = decode.size(field.path)
+    except ImageError as error:
+        tally.add("missing file", where, f"{field.id}: {error.problem}", "noted")
+        return
+    if (width, height) != (field.width, field.height):
+        what = f"{field.id}: labels for {field.width} x {field.height}, image is {width} x {height}"
+        turned = (height, width) == (field.width, field.height)
+        tally.add("labels ignore the EXIF rotation" if turned else "wrong size", where, what, "noted")
+
+
+def _yolo(source: Source) -> Parts:
+    path = source.path
+    if path.is_dir():
+        described = next((p for p in sorted(path.glob("*.y*ml")) if "names" in load_yaml(p)), None)
+        if described is None:
+            return _bare_yolo(source)
+        path = described
+    data = yolo.read_data_yaml(path, source.tally)
+    names = list(dict.fromkeys(data.names.values()))
+    classes = ClassMap(tuple(names))
+    parts = {}
+    for part, places in data.parts.items():
+        paths = [p for place in places for p in (images_in(place) if place.is_dir() else yolo.listed_images(place))]
+        fields = fields_of(paths, path.parent, source.tally)
+        records = yolo.read(fields, None, data.names, {n: n for n in names}, classes, source.tally)
+        parts[part] = Dataset(path.parent.name, path.parent, classes, tuple(records), frozenset(names))
+    return parts
+
+
+def _bare_yolo(source: Source) -> Parts:
+    """`images/` and `labels/` with a `classes.txt` and no data.yaml, as CVAT and Label Studio may write them."""
+    found = sorted(
+        [*source.path.glob("classes.txt"), *source.path.glob("labels/classes.txt"), *source.path.glob("*.names")]
+    )
+    if not found:
+        raise FormatError("no data.yaml and no classes.txt", where=str(source.path), remedy="add one: a name a line")
+    words = [line.strip() for line in found[0].read_text("utf-8-sig").splitlines() if line.strip()]
+    names = dict(enumerate(words))
+    classes = ClassMap(tuple(dict.fromkeys(words)))
+    home = source.images or (source.path / "images" if (source.path / "images").is_dir() else source.path)
+    fields = fields_of(images_in(home), source.path, source.tally)
+    records = yolo.read(fields, None, names, {n: n for n in classes}, classes, source.tally)
+    return {"all": Dataset(source.path.name, source.path, classes, tuple(records), frozenset(classes.names))}
+
+
+def _voc(source: Source) -> Parts:
+    labels = source.path / "Annotations" if (source.path / "Annotations").is_dir() else source.path
+    home = source.images or (source.path / "JPEGImages" if (source.path / "JPEGImages").is_dir() else source.path)
+    names = voc.labels_in(labels, source.tally)
+    fields = fields_of(images_in(home), source.path if home.is_relative_to(source.path) else home, source.tally)
+    classes = ClassMap(tuple(names) or ("none",))
+    records = voc.read(fields, labels, {n: n for n in names}, classes, source.tally)
+    return {"all": Dataset(source.path.name, source.path, classes, tuple(records), frozenset(names))}
+
+
+def _csv(source: Source) -> Parts:
+    files = [source.path] if source.path.is_file() else sorted(source.path.glob("*.csv"))
+    parts = {}
+    for file in files:
+        rows, columns = table.read_rows(file)
+        home = source.images or (file.parent / "images" if (file.parent / "images").is_dir() else file.parent)
+        names = list(dict.fromkeys(r.get(columns["field"], "").replace("\\", "/") for r in rows))
+        fields: dict[str, Field] = {}
+        for name in names:
+            path = home / name
+            if not path.is_file():
+                source.tally.add("missing file", str(file), name, "dropped")
+                continue
+            for field in fields_of([path], home, source.tally):
+                fields[name] = field
+        labels = table.labels_in(rows, columns)
+        classes = ClassMap(tuple(labels) or ("none",))
+        records = table.read(file, fields, {n: n for n in labels}, classes, source.tally)
+        parts[file.stem if len(files) > 1 else "all"] = Dataset(
+            file.stem, home, classes, tuple(records), frozenset(labels)
+        )
+    return parts
+
+
+def _geojson(source: Source) -> Parts:
+    labels = source.path / "labels" if (source.path / "labels").is_dir() else source.path
+    home = source.images or (source.path / "images" if (source.path / "images").is_dir() else source.path)
+    names = list(dict.fromkeys(geojson.name_of(f) for p in sorted(labels.glob("*.geojson")) for f in geojson.load(p)))
+    fields = fields_of(images_in(home), home, source.tally)
+    classes = ClassMap(tuple(names) or ("none",))
+    records = geojson.read(labels, fields, {n: n for n in names}, classes, source.tally)
+    return {"all": Dataset(source.path.name, home, classes, tuple(records), frozenset(names))}
+
+
+def _folders(source: Source) -> Parts:
+    """One folder a class: each picture is one cell that fills it."""
+    kinds = sorted(p for p in source.path.iterdir() if p.is_dir())
+    classes = ClassMap(tuple(p.name for p in kinds) or ("none",))
+    records = []
+    for kind in kinds:
+        for field in fields_of(images_in(kind), source.path, source.tally):
+            cell = Annotations.of([[0, 0, field.width, field.height]], [classes.index(kind.name)])
+            records.append(LabelledField(field, cell))
+    source.tally.read["fields"] += len(records)
+    source.tally.read["cells"] += len(records)
+    return {"all": Dataset(source.path.name, source.path, classes, tuple(records), frozenset())}
+
+
+# Format name to its reader of whole sets.
+READERS: Mapping[str, Callable[[Source], Parts]] = {
+    "coco": _coco,
+    "yolo": _yolo,
+    "voc": _voc,
+    "csv": _csv,
+    "geojson": _geojson,
+    "folders": _folders,
+}

@@ -1,0 +1,178 @@
+"""CSV: one row a cell, a header that names the columns. Ours and the two shapes that are found in the field.
+
+Ours: field, width, height, id, label, x0, y0, x1, y1, crowd, and any further columns as they come. TensorFlow's:
+filename, width, height, class, xmin, ymin, xmax, ymax. BCCD's: image, xmin, ymin, xmax, ymax, label.
+A field without cells is a row with an empty label and no box.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from detect import geometry
+from detect.errors import FormatError
+from detect.formats.labels import Labels, box_fault, is_finite
+from detect.formats.tally import Tally
+from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
+
+_COLUMNS = ("field", "width", "height", "id", "label", "x0", "y0", "x1", "y1", "crowd")
+_ALIASES = {
+    "field": ("field", "filename", "file_name", "image", "image_path", "img"),
+    "label": ("label", "class", "name", "cell_type", "category"),
+    "x0": ("x0", "xmin", "x_min", "left"),
+    "y0": ("y0", "ymin", "y_min", "top"),
+    "x1": ("x1", "xmax", "x_max", "right"),
+    "y1": ("y1", "ymax", "y_max", "bottom"),
+    "id": ("id",),
+    "crowd": ("crowd", "iscrowd"),
+}
+_SIZES = ("width", "height")
+
+
+@dataclass
+class _Rows:
+    boxes: list[list[float]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+    extra: list[dict[str, str]] = field(default_factory=list)
+    seen: dict[tuple[str, ...], int] = field(default_factory=dict)
+
+
+def read_rows(path: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """All rows of a CSV file, and which of its columns says what (ours to theirs).
+
+    Raises:
+        FormatError: no text, no header, or a column that is needed is missing.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"not UTF-8 text: {error}", where=str(path), remedy="save it as UTF-8") from error
+    sample = text.split("\n", 1)[0]
+    delimiter = ";" if sample.count(";") > sample.count(",") else "\t" if "\t" in sample and "," not in sample else ","
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    header = [h.strip() for h in reader.fieldnames or []]
+    if not header:
+        raise FormatError("empty file", where=str(path), remedy=f"start it with the header {','.join(_COLUMNS)}")
+    folded = {h.casefold(): h for h in header}
+    columns = {}
+    for ours, names in _ALIASES.items():
+        found = next((folded[n] for n in names if n in folded), None)
+        if found is None and ours not in ("id", "crowd"):
+            what = f"no column for '{ours}', the columns are {', '.join(header)}"
+            raise FormatError(what, where=f"{path}:1", remedy=f"name one of them {' or '.join(names)}")
+        if found is not None:
+            columns[ours] = found
+    rows = [{(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)} for row in reader]
+    return rows, columns
+
+
+def labels_in(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str]) -> list[str]:
+    """Label names in the order of their first row."""
+    return list(dict.fromkeys(r[columns["label"]] for r in rows if r.get(columns["label"])))
+
+
+def read(
+    path: Path, fields: Mapping[str, Field], class_map: Mapping[str, str], classes: ClassMap, tally: Tally
+) -> list[LabelledField]:
+    """Labels of a CSV file.
+
+    Args:
+        fields: by the names that the file uses, with known width and height.
+    """
+    rows, columns = read_rows(path)
+    labels = Labels(classes, class_map, tally)
+    found: dict[str, _Rows] = {}
+    for line, row in enumerate(rows, 2):
+        where = f"{path}:{line}"
+        name = row.get(columns["field"], "").replace("\\", "/")
+        if name not in fields:
+            tally.add("annotation without an image", where, f"'{name}'", "dropped")
+            continue
+        here = found.setdefault(name, _Rows())
+        if row.get(columns["label"]) or row.get(columns["x0"]):
+            _take(here, row, columns, fields[name], line, where, labels, tally)
+    out = []
+    for name, labelled in fields.items():
+        if name not in found:
+            tally.add("unlabelled image", str(labelled.path), f"no row in {path.name}", "noted")
+            continue
+        r = found[name]
+        boxes = geometry.clip(np.array(r.boxes, np.float32).reshape(-1, 4), labelled.width, labelled.height)
+        out.append(LabelledField(labelled, Annotations.of(boxes, r.labels, ids=r.ids, crowd=r.crowd, extra=r.extra)))
+    tally.read["fields"] += len(out)
+    tally.read["cells"] += sum(len(f.annotations) for f in out)
+    return out
+
+
+def _take(
+    here: _Rows,
+    row: Mapping[str, str],
+    columns: Mapping[str, str],
+    owner: Field,
+    line: int,
+    where: str,
+    labels: Labels,
+    tally: Tally,
+) -> None:
+    texts = [row.get(columns[k], "") for k in ("x0", "y0", "x1", "y1")]
+    try:
+        corners = [float(t) for t in texts]
+    except ValueError:
+        tally.add("not a number", where, ", ".join(texts), "dropped")
+        return
+    if not all(map(is_finite, corners)):
+        tally.add("not a finite number", where, ", ".join(texts), "dropped")
+        return
+    key = (row.get(columns["label"], ""), *texts)
+    if key in here.seen:
+        tally.add("repeated box", where, f"the same as line {here.seen[key]}", "dropped")
+        return
+    here.seen[key] = line
+    fault = box_fault(corners[0], corners[1], corners[2], corners[3], owner.width, owner.height)
+    if fault is not None:
+        tally.add(fault, where, ", ".join(texts), "dropped")
+        return
+    label = labels.get(row.get(columns["label"], ""), where)
+    if label is None:
+        return
+    if min(corners) < -1 or corners[2] > owner.width + 1 or corners[3] > owner.height + 1:
+        tally.add("box oversteps the field", where, ", ".join(texts), "repaired")
+    number = row.get(columns.get("id", ""), "")
+    here.boxes.append(corners)
+    here.labels.append(label)
+    here.ids.append(int(number) if number.lstrip("-").isdigit() else line)
+    here.crowd.append(row.get(columns.get("crowd", ""), "0").casefold() in ("1", "true", "yes"))
+    used = {*columns.values(), *_SIZES}
+    here.extra.append({k: v for k, v in row.items() if k and k not in used})
+
+
+def write(dataset: Dataset, path: Path) -> None:
+    """Records as our CSV; what else the source said of a cell follows in columns of its own."""
+    extra = sorted(
+        {k for f in dataset.fields for e in f.annotations.extra for k in e if isinstance(e[k], str | int | float)}
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow([*_COLUMNS, *extra])
+        for labelled in dataset.fields:
+            owner, cells = labelled.field, labelled.annotations
+            if not len(cells):
+                out.writerow([owner.id, owner.width, owner.height] + [""] * (len(_COLUMNS) - 3 + len(extra)))
+            for i in range(len(cells)):
+                name = dataset.classes.names[cells.labels[i]]
+                box = [round(float(v), 3) for v in cells.boxes[i]]
+                rest = [cells.extra[i].get(k, "") for k in extra]
+                out.writerow(
+                    [owner.id, owner.width, owner.height, cells.ids[i], name, *box, int(cells.crowd[i]), *rest]
+                )
