@@ -19,19 +19,33 @@ app = typer.Typer(no_args_is_help=True, help="Work with labelled data.")
 
 @app.command()
 def split(
-    card: Annotated[str, typer.Argument(help="Dataset card: a path, or the name of a packaged one.")],
+    card: Annotated[str, typer.Argument(help="Dataset card, or anything labelled that 'convert' reads.")],
     out: Annotated[Path, typer.Option("--out", help="CSV to write, such as configs/splits/txl-pbc-release.csv.")],
-    dev: Annotated[float, typer.Option("--dev", min=0.01, max=0.5, help="Fraction of train for choosing.")] = 0.15,
+    by: Annotated[str, typer.Option("--by", help="near-copies, patient, slide or field: what is never split.")] = (
+        "near-copies"
+    ),
+    published: Annotated[
+        bool, typer.Option("--published", help="Keep the published held-out parts; cut dev from train only.")
+    ] = False,
+    folds: Annotated[int, typer.Option("--folds", min=0, help="Parts fold0, fold1, ... for cross-validation.")] = 0,
+    dev: Annotated[float, typer.Option("--dev", min=0, max=0.9, help="Fraction for choosing settings.")] = 0.15,
+    test: Annotated[float, typer.Option("--test", min=0, max=0.9, help="Fraction held out.")] = 0.15,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 1,
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the images.")] = None,
 ) -> None:
-    """Make the published parts of a set honest: near copies grouped, copies of held-out fields left out of train."""
-    from detect.data.cards import load_card, load_dataset
+    """Split fields by group, classes in balance: holdout, k-fold, or the published parts made honest."""
+    from detect.data.folds import holdout, kfold, units
+    from detect.data.sources import merge, read
     from detect.data.splits import release_split
     from detect.formats.tally import Tally
 
     tally = Tally()
-    made = release_split(out.stem, load_dataset(load_card(card), tally, root), dev, seed)
+    parts = read(card, tally, images=root)
+    if published:
+        made = release_split(out.stem, parts, dev, seed)
+    else:
+        members = units(merge(parts), by)
+        made = kfold(out.stem, members, folds, seed) if folds else holdout(out.stem, members, dev, test, seed)
     made.write(out)
     print_tally(tally)
     print_table(f"{out}", ("part", "fields", "groups"), ((p, f, g) for p, (f, g) in made.counts().items()))

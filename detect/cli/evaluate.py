@@ -36,10 +36,11 @@ def detector(
     """AP by pycocotools, precision, recall and F1 at the bundle's thresholds, confusion, curves."""
     from detect.bundles.folder import add_metrics, open_bundle
     from detect.data.cards import load_card, load_dataset
+    from detect.data.sources import merge
     from detect.detectors.bundled import BundleDetector
     from detect.detectors.export import metrics
     from detect.detectors.measure import MIN_SCORE, predict_all
-    from detect.detectors.train import merge, split_parts
+    from detect.detectors.train import split_parts
     from detect.evaluate.align import align
     from detect.evaluate.detection import measure, write
     from detect.evaluate.plots import confusion, precision_recall

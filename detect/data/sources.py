@@ -50,6 +50,13 @@ def read(path: str | Path, tally: Tally, *, format: str | None = None, images: P
     return parts
 
 
+def merge(published: dict[str, Dataset]) -> Dataset:
+    """All published parts of one set as one."""
+    first = next(iter(published.values()))
+    fields = tuple(f for dataset in published.values() for f in dataset.fields)
+    return Dataset(first.name, first.root, first.classes, fields, first.exhaustive_for)
+
+
 def _is_card(path: Path) -> bool:
     return path.suffix in (".yaml", ".yml") and "class_map" in load_yaml(path)
 

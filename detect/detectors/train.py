@@ -23,6 +23,7 @@ from detect import __version__, assets
 from detect.config import dump, load
 from detect.data.cards import Card, load_card, load_dataset
 from detect.data.fingerprint import fingerprint
+from detect.data.sources import merge
 from detect.data.splits import read_split
 from detect.detectors.base import DetectorSettings, TrainingJob, family
 from detect.errors import ConfigError, DataError, StoreError
@@ -38,13 +39,6 @@ def split_parts(card: Card, split: str | None, root: Path | None, tally: Tally, 
     everything = merge(load_dataset(card, tally, root))
     chosen = read_split(name)
     return [chosen.part(everything, part) for part in parts]
-
-
-def merge(published: dict[str, Dataset]) -> Dataset:
-    """All published parts of one set as one."""
-    first = next(iter(published.values()))
-    fields = tuple(f for dataset in published.values() for f in dataset.fields)
-    return Dataset(first.name, first.root, first.classes, fields, first.exhaustive_for)
 
 
 def train(

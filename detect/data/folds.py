@@ -1,0 +1,119 @@
+"""Splits drawn from scratch: holdout, grouped k-fold, leave one source out. Groups stay whole, classes stay balanced.
+
+The draw is scikit-learn's StratifiedGroupKFold, so its balance is as good as whole groups allow.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detect.data import copies
+from detect.data.splits import Row, Split, file_hash
+from detect.errors import DataError, MissingExtraError
+from detect.images import decode
+from detect.types import Dataset, LabelledField
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One field, or one typed cell's picture, to be put into a part.
+
+    Attributes:
+        stratum: the class that is kept in balance: a cell's type, or a field's rarest class.
+        source: the set, lab or published part that it came from.
+    """
+
+    id: str
+    path: Path
+    group: str
+    stratum: str
+    source: str
+
+
+def _copies(fields: Sequence[LabelledField]) -> list[str]:
+    ids = [f.field.id for f in fields]
+    numbers = copies.groups([copies.signs(decode.read(f.field.path)) for f in fields])
+    return [ids[n] for n in numbers]
+
+
+def _patients(fields: Sequence[LabelledField]) -> list[str]:
+    unknown = next((f.field.id for f in fields if f.field.patient is None), None)
+    if unknown is not None:
+        raise DataError("no patient is known", where=unknown, remedy="split by near-copies or slide")
+    return [str(f.field.patient) for f in fields]
+
+
+# What makes fields one group, by name.
+KEYS: Mapping[str, Callable[[Sequence[LabelledField]], list[str]]] = {
+    "near-copies": _copies,
+    "patient": _patients,
+    "slide": lambda fields: [f.field.slide for f in fields],
+    "field": lambda fields: [f.field.id for f in fields],
+}
+
+
+def units(dataset: Dataset, by: str) -> list[Unit]:
+    """The fields of a set, grouped by a key of `KEYS`, each in the stratum of its rarest class."""
+    if by not in KEYS:
+        raise DataError(f"no grouping '{by}'", remedy=f"group by one of: {', '.join(KEYS)}")
+    fields = sorted(dataset.fields, key=lambda f: f.field.id)
+    frequency = Counter(int(label) for f in fields for label in set(f.annotations.labels.tolist()))
+    out = []
+    for labelled, group in zip(fields, KEYS[by](fields), strict=True):
+        present = sorted(set(labelled.annotations.labels.tolist()), key=lambda k: (frequency[k], k))
+        stratum = dataset.classes.names[present[0]] if present else "none"
+        out.append(Unit(labelled.field.id, labelled.field.path, group, stratum, dataset.name))
+    return out
+
+
+def kfold(name: str, members: Sequence[Unit], folds: int, seed: int) -> Split:
+    """Parts fold0 to fold<k-1>; train on all but one, measure on that one."""
+    return _split(name, members, [f"fold{i}" for i in _assign(members, folds, seed)])
+
+
+def holdout(name: str, members: Sequence[Unit], dev: float, test: float, seed: int) -> Split:
+    """Parts train, dev and test; a fraction of 0 leaves that part out. Groups stay whole, so fractions are near."""
+    if dev < 0 or test < 0 or not 0 < dev + test < 1:
+        raise DataError(f"fractions dev {dev} and test {test} leave nothing", remedy="give two that sum to less than 1")
+    parts = ["train"] * len(members)
+    for part, fraction, draw in (("test", test, seed), ("dev", dev / (1 - test), seed + 1)):
+        left = [i for i, p in enumerate(parts) if p == "train"]
+        if fraction > 0:
+            numbers = _assign([members[i] for i in left], max(2, round(1 / fraction)), draw)
+            for i, number in zip(left, numbers, strict=True):
+                if number == 0:
+                    parts[i] = part
+    return _split(name, members, parts)
+
+
+def leave_one_out(name: str, members: Sequence[Unit]) -> Split:
+    """One part a source, named for it: train on the others, measure on that one.
+
+    Raises:
+        SplitLeakError: near copies stand in two sources.
+    """
+    return _split(name, members, [m.source for m in members])
+
+
+def _assign(members: Sequence[Unit], folds: int, seed: int) -> list[int]:
+    try:
+        from sklearn.model_selection import StratifiedGroupKFold
+    except ImportError:
+        raise MissingExtraError("drawing a split", "train") from None
+    groups = [m.group for m in members]
+    if len(set(groups)) < folds:
+        raise DataError(f"{len(set(groups))} groups cannot make {folds} parts", remedy="ask for fewer parts")
+    out = [0] * len(members)
+    drawn = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for number, (_, held) in enumerate(drawn.split(groups, [m.stratum for m in members], groups)):
+        for i in held:
+            out[int(i)] = number
+    return out
+
+
+def _split(name: str, members: Sequence[Unit], parts: Sequence[str]) -> Split:
+    rows = (Row(m.id, m.group, part, file_hash(m.path)) for m, part in zip(members, parts, strict=True))
+    return Split(name, tuple(rows))
