@@ -27,7 +27,7 @@ def find(given: str | Path, folder: str, suffix: str) -> Path:
         ConfigError: neither exists; the packaged names are listed.
     """
     path = Path(given)
-    if path.exists():
+    if path.is_file():
         return path
     home = ROOT / folder
     for candidate in (ROOT / path, home / path.name, home / f"{path.name}{suffix}"):
@@ -40,10 +40,11 @@ def find(given: str | Path, folder: str, suffix: str) -> Path:
 def bundle(given: str | Path) -> Path:
     """The folder of a user's bundle, or of the released bundle of that name."""
     path = Path(given)
-    if path.is_dir():
+    shipped = RELEASED_BUNDLES / path.name
+    is_name = path.name == str(given) and shipped.is_dir()
+    if path.is_dir() and ((path / "bundle.yaml").is_file() or not is_name):
         return path
-    shipped = RELEASED_BUNDLES / str(given)
-    if "/" not in str(given) and shipped.is_dir():
+    if is_name:
         return shipped
     names = ", ".join(released()) or "none"
     raise ConfigError(f"no bundle '{given}'", remedy=f"give a bundle folder, or one of the released: {names}")

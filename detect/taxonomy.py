@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import cache
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -25,11 +26,20 @@ class Label(Settings):
     nucleated_wbc: bool = False
 
 
+class Attribute(Settings):
+    """Something that an annotator may say of a cell besides its name."""
+
+    name: str
+    kind: Literal["flag", "text"]
+    help: str
+
+
 class Taxonomy(Settings):
-    """All labels, parents before their children."""
+    """All labels, parents before their children, and the attributes of a cell."""
 
     version: int
     labels: tuple[Label, ...]
+    attributes: tuple[Attribute, ...] = ()
 
     @model_validator(mode="after")
     def _is_a_tree(self) -> Taxonomy:

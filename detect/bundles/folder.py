@@ -87,6 +87,7 @@ def write_card(card: Card, path: Path) -> Card:
 def add_metrics(path: Path, metrics: Iterable[Metric]) -> None:
     """Put figures on a card; an older figure of the same name and data gives way."""
     card = load(Card, path / CARD)
+    check_hashes(card, path)  # the card is written anew below, and must not bless altered files
     new = tuple(metrics)
     keys = {(m.name, m.data, m.part) for m in new}
     kept = tuple(m for m in card.metrics if (m.name, m.data, m.part) not in keys)

@@ -21,7 +21,9 @@ def crop(field: Image, box: tuple[float, float, float, float], margin: float) ->
     half = max(x1 - x0, y1 - y0) * (0.5 + margin)
     cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
     side = max(1, round(2 * half))
-    left, top = round(cx - half), round(cy - half)
+    # At least one pixel of the square lies in the field, however little of the box does.
+    left = min(max(round(cx - half), 1 - side), width - 1)
+    top = min(max(round(cy - half), 1 - side), height - 1)
     right, bottom = left + side, top + side
     inside = field[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
     if inside.shape[:2] != (side, side):

@@ -17,9 +17,9 @@ from detect.classify.bundled import BundleClassifier, softmax
 from detect.classify.settings import ClassifierSettings
 from detect.classify.train import build
 from detect.config import load, load_yaml
-from detect.data.cards import load_card
 from detect.data.splits import cells_of, read_split
 from detect.data.typed import TypedCell, load_typed
+from detect.detectors.train import kept_cards
 from detect.errors import DataError
 from detect.evaluate.classification import ClassificationReport, least_probability, measure, temperature
 from detect.formats.tally import Tally
@@ -66,7 +66,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
         ),
     )
     bundle = Bundle(write_card(draft, out), out, "")
-    dev = cells_of(read_split(record["split"]), load_typed([load_card(d) for d in record["data"]], Tally()), "dev")
+    dev = cells_of(read_split(run / "split.csv"), load_typed(kept_cards(run), Tally()), "dev")
     scores, truth = raw_scores(BundleClassifier(bundle), dev)
     heat = temperature(scores, truth)
     probabilities = softmax(scores, heat)

@@ -31,7 +31,7 @@ from detect.data import augment
 from detect.data.cards import load_card
 from detect.data.splits import cells_of, file_hash, read_split
 from detect.data.typed import TypedCell, load_typed
-from detect.detectors.train import keep_settings
+from detect.detectors.train import keep_data, keep_settings
 from detect.errors import StoreError
 from detect.formats.tally import Tally
 from detect.images import decode
@@ -62,10 +62,16 @@ def train(
         raise ConfigError(f"no network '{settings.network}'", where=str(path), remedy=f"one of: {', '.join(NETWORKS)}")
     if out.exists() and any(out.iterdir()) and not resume:
         raise StoreError("the run folder is not empty", where=str(out), remedy="name another, or go on with --resume")
+    if (out / "run.yaml").exists():
+        raise StoreError(
+            "the training is finished: nothing to resume", where=str(out), remedy="export it, or name another"
+        )
     out.mkdir(parents=True, exist_ok=True)
     keep_settings(settings, out, str(path))
+    cards = [load_card(d) for d in data]
+    keep_data(cards, split, out)
     tally = tally or Tally()
-    everything = load_typed([load_card(d) for d in data], tally)
+    everything = load_typed(cards, tally)
     chosen = read_split(split)
     parts = {part: cells_of(chosen, everything, part) for part in ("train", "dev")}
     counts = {part: Counter(c.type for c in cells) for part, cells in parts.items()}
@@ -77,8 +83,8 @@ def train(
         "task": "classifier",
         "smear_detect": __version__,
         "config": path.name,
-        "data": list(data),
-        "split": split,
+        "data": [card.name for card in cards],
+        "split": Path(split).stem,
         "types": types,
         "not_known": not_known,
         "fields": {part: len({c.path for c in cells}) for part, cells in parts.items()},

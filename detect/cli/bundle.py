@@ -93,4 +93,4 @@ def show(bundle: BundleName) -> None:
     from detect.bundles.folder import open_bundle
     from detect.config import dump
 
-    console.print(dump(open_bundle(bundle).card), markup=False)
+    typer.echo(dump(open_bundle(bundle).card), nl=False)

@@ -11,11 +11,10 @@ from detect.bundles.card import Card, DetectorGraph, Metric, Training
 from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
 from detect.bundles.folder import Bundle, write_card
 from detect.config import load, load_yaml
-from detect.data.cards import load_card
 from detect.detectors.base import Architecture, DetectorSettings, family
 from detect.detectors.bundled import BundleDetector
 from detect.detectors.measure import MIN_SCORE, predict_all
-from detect.detectors.train import split_parts
+from detect.detectors.train import kept_cards, split_parts
 from detect.errors import DataError
 from detect.evaluate.detection import DetectionReport, measure
 from detect.evaluate.thresholds import best_f1
@@ -39,8 +38,8 @@ def export(
     shutil.copyfile(run / cards.WEIGHTS, out / cards.WEIGHTS)
     built = Architecture(**architecture)
     family(built.family).export_onnx(built, out / cards.WEIGHTS, settings.image_size, out / cards.GRAPH)
-    card = load_card(record["data"])
-    dev, *_ = split_parts(card, record["split"], root, Tally(), "dev")
+    card = kept_cards(run)[0]
+    dev, *_ = split_parts(card, str(run / "split.csv"), root, Tally(), "dev")
     graph = DetectorGraph(
         image_size=settings.image_size,
         thresholds=dict.fromkeys(card.classes, 0.25),

@@ -12,7 +12,9 @@ RUN/
 from __future__ import annotations
 
 import platform
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +68,18 @@ def train(
     learn, dev = split_parts(card, split, root, tally, "train", "dev")
     if out.exists() and any(out.iterdir()) and not resume:
         raise StoreError("the run folder is not empty", where=str(out), remedy="name another, or go on with --resume")
+    if (out / "run.yaml").exists():
+        raise StoreError(
+            "the training is finished: nothing to resume", where=str(out), remedy="export it, or name another"
+        )
     out.mkdir(parents=True, exist_ok=True)
     keep_settings(settings, out, str(path))
+    keep_data([card], split or str(card.split), out)
     record: dict[str, Any] = {
         "smear_detect": __version__,
         "config": path.name,
         "data": card.name,
-        "split": split or card.split,
+        "split": Path(split or str(card.split)).stem,
         "fields": {"train": len(learn), "dev": len(dev)},
         "groups": {"train": _groups(learn), "dev": _groups(dev)},
         "cells": {"train": _cells(learn), "dev": _cells(dev)},
@@ -99,6 +106,19 @@ def keep_settings(settings: BaseModel, out: Path, where: str) -> None:
             remedy=f"resume with the settings of {path}, or train into another folder",
         )
     path.write_text(text, "utf-8")
+
+
+def keep_data(cards: Sequence[Card], split: str, out: Path) -> None:
+    """Copy cards and split into a run folder, so that whoever exports it later needs no other file of ours."""
+    (out / "cards").mkdir(exist_ok=True)
+    for card in cards:
+        (out / "cards" / f"{card.name}.yaml").write_text(dump(card), "utf-8")
+    shutil.copyfile(assets.find(split, "configs/splits", ".csv"), out / "split.csv")
+
+
+def kept_cards(run: Path) -> list[Card]:
+    """The cards of a run folder."""
+    return [load_card(path) for path in sorted((run / "cards").glob("*.yaml"))]
 
 
 def _groups(dataset: Dataset) -> int:

@@ -60,14 +60,14 @@ def train(job: TrainingJob) -> dict[str, Any]:
     with _bf16_on_cpu() if precision == "bf16" and device.type == "cpu" else nullcontext():
         run.train()
     best = folder / "weights" / "best.pt"
-    model, checkpoint = load_checkpoint(best if best.is_file() else last)
+    model, _ = load_checkpoint(best if best.is_file() else last)
     _save(model, settings, job)
     return {
         "device": str(device),
         "precision": precision,
         "optimizer": run.args.optimizer,
         "lr0": run.args.lr0,
-        "best_epoch": int((checkpoint.get("stopper") or {}).get("best_epoch", -1)) + 1,
+        "best_epoch": int(run.stopper.best_epoch),
         "versions": {"torch": str(torch.__version__), "ultralytics": str(ultralytics.__version__)},
     }
 

@@ -14,8 +14,8 @@ from detect.types import ClassMap, Dataset
 def align(dataset: Dataset, classes: ClassMap) -> Dataset:
     """The same fields under `classes`: each label becomes the model's class that it is, or stands below.
 
-    Cells that the model has no class for become crowds of every class that they could be taken for, so that
-    finding them is neither right nor wrong. A class stays exhaustive if every label below it is.
+    Cells that the model has no class for are left out, so a detection on one counts as false: an artefact called a
+    red cell is a mistake. A class stays exhaustive if every label below it is.
 
     Raises:
         DataError: not one label of the set is a class of the model.
@@ -34,7 +34,6 @@ def align(dataset: Dataset, classes: ClassMap) -> Dataset:
         cells = labelled.annotations
         cells = replace(cells, labels=index[cells.labels]).select(index[cells.labels] >= 0)
         fields.append(replace(labelled, annotations=cells))
-    exhaustive = frozenset(
-        t for name, t in zip(dataset.classes.names, target, strict=True) if t and name in dataset.exhaustive_for
-    )
+    pairs = [(t, name in dataset.exhaustive_for) for name, t in zip(dataset.classes.names, target, strict=True) if t]
+    exhaustive = frozenset({t for t, _ in pairs} - {t for t, whole in pairs if not whole})
     return replace(dataset, classes=classes, fields=tuple(fields), exhaustive_for=exhaustive)

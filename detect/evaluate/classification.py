@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.evaluate.intervals import Interval, bootstrap
+from detect.evaluate.intervals import Interval, bootstrap, plain_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +117,7 @@ def markdown(report: ClassificationReport, title: str) -> str:
 def write(report: ClassificationReport, out: Path, title: str, about: Mapping[str, Any]) -> None:
     """`metrics.json` and `metrics.md`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.json").write_text(json.dumps({**about, **report.to_json()}, indent=1), "utf-8")
+    (out / "metrics.json").write_text(plain_json({**about, **report.to_json()}), "utf-8")
     (out / "metrics.md").write_text(markdown(report, title), "utf-8")
 
 
@@ -143,7 +142,7 @@ def least_probability(probabilities: NDArray[np.float32], truth: NDArray[np.int6
     best = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth
     for limit in np.round(np.arange(0, 1.0, 0.01), 2):
-        shown = best >= limit
+        shown = best >= np.float32(limit)
         if shown.any() and right[shown].mean() >= min_accuracy:
             return float(limit)
     return 1.0

@@ -69,7 +69,7 @@ class Ap:
         self._classes = {
             name: self._collect(k) for k, name in enumerate(dataset.classes.names) if name in dataset.exhaustive_for
         }
-        self.capped_fields = sum(len(d) >= cap or d.capped for d in found)
+        self.capped_fields = sum(bool(d.capped or np.bincount(d.labels, minlength=1).max() >= cap) for d in found)
 
     def _collect(self, k: int) -> _Class:
         n = len(self._dataset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.evaluate.coco_ap import Ap, ApReport
-from detect.evaluate.intervals import Interval, bootstrap
+from detect.evaluate.intervals import Interval, bootstrap, plain_json
 from detect.evaluate.matching import match
 from detect.types import Dataset, Detections
 
@@ -185,5 +184,5 @@ def markdown(report: DetectionReport, title: str) -> str:
 def write(report: DetectionReport, out: Path, title: str, about: Mapping[str, Any]) -> None:
     """`metrics.json` and `metrics.md`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.json").write_text(json.dumps({**about, **report.to_json()}, indent=1), "utf-8")
+    (out / "metrics.json").write_text(plain_json({**about, **report.to_json()}), "utf-8")
     (out / "metrics.md").write_text(markdown(report, title), "utf-8")

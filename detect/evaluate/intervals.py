@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import json
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +64,20 @@ def bootstrap(
         drawn = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
         rows.append(statistic(drawn[member].astype(np.float64)))
     table = np.stack(rows)
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a figure undefined in every round stays NaN
         low, high = np.nanpercentile(table, [2.5, 97.5], axis=0)
     return low, high
+
+
+def plain_json(values: Mapping[str, Any]) -> str:
+    """JSON text in which an undefined figure is null: NaN is no JSON."""
+    return json.dumps(_defined(values), indent=1, allow_nan=False)
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _defined(v) for k, v in value.items()}
+    return [_defined(v) for v in value] if isinstance(value, list | tuple) else value

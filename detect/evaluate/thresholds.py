@@ -23,6 +23,7 @@ def best_f1(dataset: Dataset, found: Sequence[Detections], min_iou: float = 0.5)
     hits = np.zeros((len(dataset.classes), len(grid)))
     shown = np.zeros_like(hits)
     truths = np.zeros(len(dataset.classes))
+    name_of = dataset.classes.names
     for labelled, detections in zip(dataset.fields, found, strict=True):
         cells = labelled.annotations
         matches = match(detections, cells, min_iou)
@@ -30,6 +31,8 @@ def best_f1(dataset: Dataset, found: Sequence[Detections], min_iou: float = 0.5)
         above = detections.scores[:, None] >= grid[None, :].astype(np.float32)
         for k in range(len(truths)):
             mine = (detections.labels == k) & ~matches.ignored
+            if name_of[k] not in dataset.exhaustive_for:
+                mine &= matches.truth_of >= 0
             shown[k] += above[mine].sum(axis=0)
             hits[k] += above[mine & (matches.truth_of >= 0)].sum(axis=0)
     f1 = 2 * hits / np.maximum(shown + truths[:, None], 1e-9)

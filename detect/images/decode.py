@@ -73,6 +73,8 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _bytes(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise ImageError("cannot be read: not a regular file", remedy="put an image file there")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -27,6 +27,11 @@ class Folder:
         return tuple(sorted({f.slide for f in self.fields}))
 
 
+def printable(name: str) -> str:
+    """A file name as text that can be stored: bytes that are no UTF-8 are written as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def scan(root: Path) -> Folder:
     """Each sub-folder of `root` is a slide; the images below it, nested or flat, are its fields.
 
@@ -47,9 +52,9 @@ def scan(root: Path) -> Folder:
         subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
         for name in names:
             path = Path(folder) / name
-            identity = path.relative_to(root).as_posix()
+            identity = printable(path.relative_to(root).as_posix())
             if path.suffix.lower() in SUFFIXES and not name.startswith("._"):
-                slide = identity.split("/", 1)[0] if "/" in identity else root.resolve().name
+                slide = identity.split("/", 1)[0] if "/" in identity else printable(root.resolve().name)
                 fields.append(Field(id=identity, slide=slide, path=path))
             elif name.lower() not in _SYSTEM:
                 others.append(identity)

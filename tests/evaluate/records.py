@@ -24,7 +24,7 @@ def dataset(
 ) -> Dataset:
     """Fields as a set, every class exhaustive unless told."""
     whole = frozenset(classes.names if exhaustive is None else exhaustive)
-    return Dataset("random", Path("."), classes, tuple(fields), whole)
+    return Dataset("random", Path(), classes, tuple(fields), whole)
 
 
 def random_boxes(rng: np.random.Generator, n: int) -> np.ndarray:

@@ -86,7 +86,7 @@ def test_temperature_undoes_overconfidence() -> None:
 
 
 def test_least_probability_is_the_first_that_is_right_enough() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]], np.float32)
+    probabilities = np.array([[0.905, 0.095], [0.805, 0.195], [0.705, 0.295], [0.605, 0.395]], np.float32)
     truth = np.array([0, 0, 1, 1])
     assert least_probability(probabilities, truth, 1.0) == pytest.approx(0.71)
     assert least_probability(probabilities, truth, 0.5) == 0.0

@@ -1,0 +1,106 @@
+"""A classifier trained through the real command on thirty-two drawn cells."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from detect.bundles.card import CARD, GRAPH, WEIGHTS
+from detect.bundles.folder import open_bundle
+from detect.data import sample
+from detect.data.splits import Row, Split, file_hash
+from tests.cli.command import Answer, inside, smear
+from tests.data import encode
+
+TYPES = {"1": "Neutrophil", "2": "Lymphocyte"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the set `drawn`, its card, its split and a configuration of two epochs."""
+    import numpy as np
+
+    home = tmp_path_factory.mktemp("cells")
+    cells = home / "drawn" / "cells"
+    cells.mkdir(parents=True)
+    lines, rows = ["id,type"], []
+    for i in range(32):
+        number = str(1 + i % 2)
+        pixels, truth = sample.field(500 + i, [TYPES[number]])
+        x0, y0, x1, y1 = (round(v) for v in truth[0].box)
+        cut = np.ascontiguousarray(pixels[y0:y1, x0:x1])
+        (cells / f"{i:03d}.bmp").write_bytes(encode(cut, "BMP"))
+        mask = np.full(cut.shape[:2], 128, np.uint8)
+        (cells / f"{i:03d}.png").write_bytes(encode(mask, "PNG"))
+        lines.append(f"{i},{number}")
+        part = "train" if i < 20 else "dev" if i < 26 else "test"
+        rows.append(Row(f"drawn/cells/{i:03d}.bmp", f"g{i}", part, file_hash(cells / f"{i:03d}.bmp")))
+    (home / "drawn" / "types.csv").write_text("\n".join(lines) + "\n")
+    Split("drawn-split", tuple(rows)).write(home / "drawn-split.csv")
+    told = dict.fromkeys(("title", "licence", "citation", "source", "how_to_get"), "drawn for a test")
+    masks = {"folder": "cells", "table": "types.csv", "id_column": "id", "type_column": "type", "types": TYPES}
+    card = told | {"name": "drawn", "folder": "drawn", "classes": list(TYPES.values()), "class_map": TYPES}
+    card |= {"exhaustive_for": [], "grouping": {"key": "field"}, "mask_folders": [masks]}
+    (home / "drawn.yaml").write_text(yaml.safe_dump(card), "utf-8")
+    config = {"image_size": 32, "epochs": 2, "batch": 8, "network": "smallnet"}
+    (home / "config.yaml").write_text(yaml.safe_dump(config), "utf-8")
+    return home
+
+
+def train(home: Path, out: str, *more: str) -> Answer:
+    """Run the command where the set lies."""
+    fixed = ("--data", home / "drawn.yaml", "--split", home / "drawn-split.csv", "--out", home / out)
+    return smear("train", "classifier", home / "config.yaml", *fixed, *more, cwd=home)
+
+
+@pytest.mark.long
+def test_train_export_verify_evaluate(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMEAR_DATA", str(home))
+    trained = train(home, "run")
+    assert trained.code == 0, trained.err[-3000:]
+    record = yaml.safe_load((home / "run" / "run.yaml").read_text("utf-8"))
+    assert sorted(record["types"]) == ["Lymphocyte", "Neutrophil"]
+    assert record["cells"]["train"] == {"Neutrophil": 10, "Lymphocyte": 10}
+    again = train(home, "run")
+    assert again.code == 2
+    assert "--resume" in again.err
+    exported = smear("bundle", "export", home / "run", "--out", home / "bundle", cwd=home)
+    assert exported.code == 0, exported.err[-3000:]
+    assert {p.name for p in (home / "bundle").iterdir()} == {CARD, WEIGHTS, GRAPH}
+    verified = smear("bundle", "verify", home / "bundle", "--most", 3, cwd=home)
+    assert verified.code == 0, verified.out
+    assert "BROKEN" not in verified.out
+    fixed = ("--data", home / "drawn.yaml", "--out", home / "figures", "--bootstrap", 20)
+    measured = smear("evaluate", "classifier", home / "bundle", *fixed, "--write-card", cwd=home)
+    assert measured.code == 0, measured.err[-3000:]
+    assert {p.name for p in (home / "figures").iterdir()} >= {"metrics.json", "metrics.md", "confusion.png"}
+    assert "test" in {m.part for m in open_bundle(home / "bundle").card.metrics}
+
+
+@pytest.mark.long
+def test_a_resumed_training_ends_in_the_same_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMEAR_DATA", str(home))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings = yaml.safe_load((home / "config.yaml").read_text())
+    (home / "config.yaml").write_text(yaml.safe_dump(settings | {"epochs": 11}))
+    assert train(home, "whole").code == 0
+    shutil.copytree(home / "whole", home / "stopped")
+    for name in ("run.yaml", WEIGHTS):
+        (home / "stopped" / name).unlink()
+    resumed = train(home, "stopped", "--resume")
+    assert resumed.code == 0, resumed.err[-3000:]
+    assert (home / "stopped" / WEIGHTS).read_bytes() == (home / "whole" / WEIGHTS).read_bytes()
+    (home / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+def test_an_unknown_network_and_key_are_refused(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    for content, word in (({"network": "resnet"}, "one of: smallnet"), ({"lerning_rate": 1}, "learning_rate")):
+        config.write_text(yaml.safe_dump(content))
+        answer = inside("train", "classifier", config, "--data", "bccd", "--split", "s", "--out", tmp_path / "run")
+        assert answer.code == 2
+        assert word in answer.err
+    assert not (tmp_path / "run").exists()

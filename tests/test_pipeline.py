@@ -1,0 +1,146 @@
+"""A batch of fields to cells: routing, abstaining, flags."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from detect.bundles.folder import Bundle, open_bundle
+from detect.classify.bundled import BundleClassifier
+from detect.data import sample
+from detect.detectors.bundled import BundleDetector
+from detect.pipeline import Cells, Pipeline
+from detect.runtime.base import EngineSettings
+from detect.taxonomy import UNIDENTIFIED
+from detect.types import Image
+
+ENGINE = EngineSettings()
+
+
+@pytest.fixture(scope="module")
+def detector() -> Bundle:
+    """The released detector."""
+    return open_bundle("cells-yolov8n", "detector")
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Bundle:
+    """The released classifier."""
+    return open_bundle("wbc-types-small", "classifier")
+
+
+@pytest.fixture(scope="module")
+def fields() -> list[Image]:
+    """Drawn fields with white cells."""
+    return [pixels for pixels, _ in sample.fields(3, 13, sample.SLIDES["slide-a"])]
+
+
+def names(fields: list[Image]) -> list[tuple[str, str]]:
+    """Slide and field of each."""
+    return [("s", f"s/{i}.png") for i in range(len(fields))]
+
+
+def run(fields: list[Image], detector: Bundle, *classifiers: Bundle, min_score: float | None = None) -> list[Cells]:
+    """Score fields in the usual engine."""
+    return Pipeline(detector, classifiers, ENGINE, min_score=min_score).run(fields, names(fields))
+
+
+def changed(bundle: Bundle, **changes: object) -> Bundle:
+    """The same classifier under other settings."""
+    assert bundle.card.classifier is not None
+    section = bundle.card.classifier.model_copy(update=changes)
+    return replace(bundle, card=bundle.card.model_copy(update={"classifier": section}))
+
+
+def test_cells_are_what_the_two_stages_say(fields: list[Image], detector: Bundle, classifier: Bundle) -> None:
+    cells = run(fields, detector, changed(classifier, min_probability=0.0))
+    typer = BundleClassifier(classifier, ENGINE)
+    typed = 0
+    for i, (found, got) in enumerate(zip(BundleDetector(detector, ENGINE).predict(fields), cells, strict=True)):
+        assert len(got.records) == len(found)
+        assert not got.capped
+        for j, record in enumerate(got.records):
+            assert (record.slide, record.field, record.cell) == ("s", f"s/{i}.png", j)
+            assert record.box == pytest.approx(found.boxes[j].tolist(), abs=0.01)
+            assert record.label == found.classes.names[found.labels[j]]
+            if record.label == "WBC":
+                row = typer.predict([typer.cut(fields[i], record.box)])[0]
+                assert record.type == typer.classes.names[int(row.argmax())]
+                assert record.type_score == pytest.approx(float(row.max()), abs=1e-3)
+                assert list(record.probabilities) == list(typer.classes.names)
+                typed += 1
+            else:
+                assert (record.type, record.type_score, record.probabilities) == (None, None, {})
+    assert typed > 2
+
+
+def test_below_the_least_probability_a_cell_is_unidentified(
+    fields: list[Image], detector: Bundle, classifier: Bundle
+) -> None:
+    cells = run(fields, detector, changed(classifier, min_probability=1.0, temperature=3.0))
+    white = [c for field in cells for c in field.records if c.label == "WBC"]
+    assert white
+    assert {c.type for c in white} == {UNIDENTIFIED}
+    assert all(c.type_score is not None and 0 < c.type_score < 1 for c in white)
+
+
+def test_a_class_that_no_classifier_wants_has_no_type(
+    fields: list[Image], detector: Bundle, classifier: Bundle
+) -> None:
+    for bundles in ((), (changed(classifier, routed_from=("Nucleated RBC",)),)):
+        cells = run(fields, detector, *bundles)
+        assert {c.type for field in cells for c in field.records} == {None}
+
+
+def test_the_first_classifier_that_wants_a_class_gets_it(
+    fields: list[Image], detector: Bundle, classifier: Bundle
+) -> None:
+    sure = changed(classifier, min_probability=0.0)
+    never = changed(classifier, min_probability=1.0, temperature=3.0, routed_from=("WBC", "Platelet"))
+    first = [c for field in run(fields, detector, sure, never) for c in field.records]
+    second = [c for field in run(fields, detector, never, sure) for c in field.records]
+    assert UNIDENTIFIED not in {c.type for c in first if c.label == "WBC"}
+    assert {c.type for c in second if c.label == "WBC"} == {UNIDENTIFIED}
+    for cells in (first, second):
+        assert {c.type for c in cells if c.label == "Platelet"} <= {UNIDENTIFIED}
+        assert {c.type for c in cells if c.label == "RBC"} == {None}
+
+
+def test_a_field_is_the_same_in_any_company(fields: list[Image], detector: Bundle, classifier: Bundle) -> None:
+    together = run(fields, detector, classifier)
+    for i, pixels in enumerate(fields):
+        alone = run([pixels], detector, classifier)[0].records
+        assert [(c.label, c.type) for c in alone] == [(c.label, c.type) for c in together[i].records]
+        for a, b in zip(alone, together[i].records, strict=True):
+            assert a.box == pytest.approx(b.box, abs=0.01)
+
+
+def test_cells_cut_by_the_border_are_flagged(fields: list[Image], detector: Bundle) -> None:
+    flags = {}
+    for cells, pixels in zip(run(fields, detector), fields, strict=True):
+        height, width = pixels.shape[:2]
+        for c in cells.records:
+            x0, y0, x1, y1 = c.box
+            at_edge = min(x0, y0, width - x1, height - y1) < 2
+            flags[at_edge] = flags.get(at_edge, True) and (("border" in c.flags) == at_edge)
+    assert flags == {True: True, False: True}
+
+
+def test_a_lower_score_finds_more(fields: list[Image], detector: Bundle) -> None:
+    low = run(fields, detector, min_score=0.03)
+    plain = run(fields, detector)
+    assert sum(len(c.records) for c in low) > sum(len(c.records) for c in plain)
+    assert min(c.score for cells in low for c in cells.records) >= np.float32(0.03)
+
+
+def test_a_capped_field_is_told(fields: list[Image], detector: Bundle) -> None:
+    assert detector.card.detector is not None
+    section = detector.card.detector.model_copy(update={"max_detections": 2})
+    few = replace(detector, card=detector.card.model_copy(update={"detector": section}))
+    assert all(c.capped and len(c.records) == 2 for c in run(fields, few))
+
+
+def test_no_fields_no_cells(detector: Bundle, classifier: Bundle) -> None:
+    assert run([], detector, classifier) == []
