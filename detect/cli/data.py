@@ -215,3 +215,40 @@ def _unboxed(parts: dict[str, Dataset], detector: str) -> list[Fault]:
             found = predict_all(runner, known, progress=lambda n, task=task: bar.advance(task, n))  # type: ignore[misc]
             faults += without_a_box(known, found)
     return faults
+
+
+@app.command()
+def prepare(
+    card: Annotated[str, typer.Argument(help="Dataset card: a path, or the name of a packaged one.")],
+    source: Annotated[Path, typer.Option("--from", help="Folder that the set was unpacked into.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; new or empty.")],
+) -> None:
+    """Turn a download of a public set into COCO with groups, as its card says."""
+    from detect.data.cards import load_card
+    from detect.data.prepare import prepare as run
+    from detect.formats.tally import Tally
+
+    tally = Tally()
+    found = load_card(card)
+    counts = run(found, source, out, tally)
+    print_tally(tally)
+    print_table(found.title, ("part", "fields"), counts.items())
+    console.print(f"patients: {found.grouping.patient}; licence: {found.licence}", soft_wrap=True)
+    console.print(f"written to {out}")
+
+
+@app.command()
+def cards() -> None:
+    """List the packaged dataset cards."""
+    from detect import assets
+    from detect.data.cards import load_card
+
+    found = [load_card(p) for p in sorted((assets.ROOT / "datasets").glob("*.yaml"))]
+    print_table(
+        "dataset cards",
+        ("card", "classes", "grouping", "licence", "reading checked on"),
+        (
+            (c.name, len(c.classes), c.grouping.key, c.licence[:40], "-" if c.unavailable else c.checked_on)
+            for c in found
+        ),
+    )

@@ -20,12 +20,20 @@ _IMAGE_KEYS = {"file_name", "width", "height"}
 _ANNOTATION_KEYS = {"id", "image_id", "category_id", "bbox", "iscrowd", "area"}
 
 
-def read(path: Path, images: Path, class_map: Mapping[str, str] | None, tally: Tally) -> Dataset:
+def read(
+    path: Path,
+    images: Path,
+    class_map: Mapping[str, str] | None,
+    tally: Tally,
+    *,
+    classes: ClassMap | None = None,
+) -> Dataset:
     """A COCO file as records.
 
     Args:
         images: the folder that its `file_name`s start from.
         class_map: published category name to class name; None keeps the categories as they are.
+        classes: the order of the classes; by default that of `class_map`.
     """
     data = _load(path)
     categories: dict[Any, str] = {}
@@ -41,7 +49,7 @@ def read(path: Path, images: Path, class_map: Mapping[str, str] | None, tally: T
         categories[category.get("id")] = str(category.get("name", ""))
     if class_map is None:
         class_map = {name: name for name in dict.fromkeys(categories.values())}
-    classes = ClassMap(tuple(dict.fromkeys(class_map.values())))
+    classes = classes or ClassMap(tuple(dict.fromkeys(class_map.values())))
     labels = Labels(classes, class_map, tally)
     per_image = _images(data["images"], path, tally)
     rows: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in per_image}

@@ -69,7 +69,9 @@ def score(
     if out.resolve().is_relative_to(folder.resolve()):
         found = _without(found, out)
         if not found.fields:
-            raise DataError("no images in it but those of the output folder", where=str(folder), remedy="name another --out")
+            raise DataError(
+                "no images in it but those of the output folder", where=str(folder), remedy="name another --out"
+            )
     detector = open_bundle(settings.detector, "detector")
     classifiers = [open_bundle(name, "classifier") for name in settings.classifiers]
     workers = settings.workers or cores()
