@@ -31,10 +31,13 @@ def split(
     dev: Annotated[float, typer.Option("--dev", min=0, max=0.9, help="Fraction for choosing settings.")] = 0.15,
     test: Annotated[float, typer.Option("--test", min=0, max=0.9, help="Fraction held out.")] = 0.15,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 1,
+    groups: Annotated[
+        Path | None, typer.Option("--groups", help="groups.csv of 'smear data audit': what is never split.")
+    ] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the images.")] = None,
 ) -> None:
     """Split fields by group, classes in balance: holdout, k-fold, or the published parts made honest."""
-    from detect.data.folds import holdout, kfold, units
+    from detect.data.folds import holdout, kfold, read_groups, units
     from detect.data.sources import merge, read
     from detect.data.splits import release_split
     from detect.formats.tally import Tally
@@ -44,7 +47,8 @@ def split(
     if published:
         made = release_split(out.stem, parts, dev, seed)
     else:
-        members = units(merge(parts), by)
+        everything = merge(parts)
+        members = units(everything, read_groups(groups, everything) if groups else by)
         made = kfold(out.stem, members, folds, seed) if folds else holdout(out.stem, members, dev, test, seed)
     made.write(out)
     print_tally(tally)
@@ -189,6 +193,39 @@ def check(
     print_table(f"{source}", ("kind", "severity", "found"), ((k, s, n) for (s, k), n in sorted(counts.items())))
     if any(f.severity == "error" for f in faults):
         raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    sources: Annotated[list[str], typer.Argument(help="One or several sets, as for 'convert'.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for index.html, audit.json and groups.csv; new or empty.")],
+    max_difference: Annotated[
+        int, typer.Option("--max-difference", min=0, max=128, help="Most signs of 256 that differ between copies.")
+    ] = 60,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the search.")] = 1,
+) -> None:
+    """Copies within and across splits and sets, independent samples, balance, sizes, quality, colour."""
+    from rich.progress import Progress
+
+    from detect.cli.output import err
+    from detect.data import audit as auditing
+    from detect.data.audit_report import items_of, write
+    from detect.data.sources import read
+    from detect.formats.tally import Tally
+
+    tally = Tally()
+    sets = {Path(source).stem: read(source, tally) for source in sources}
+    items = [item for name, parts in sets.items() for item in items_of(name, parts)]
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("pictures", total=len(items))
+        seen = auditing.look(items, progress=lambda n: bar.advance(task, n))
+    found = auditing.pairs(seen, max_difference, seed)
+    about = write(sets, seen, found, out, max_difference)
+    print_tally(tally)
+    rows = ((place, n["pictures"], n["independent"]) for place, n in about["independent"].items())
+    print_table("independent pictures", ("set and part", "pictures", "independent"), rows)
+    print_table("copies", ("between", "pairs"), ((" and ".join(r["between"]), r["pairs"]) for r in about["pairs"]))
+    console.print(f"page: {(out / 'index.html').resolve()}", soft_wrap=True)
 
 
 def _unboxed(parts: dict[str, Dataset], detector: str) -> list[Fault]:

@@ -7,7 +7,7 @@ or JPEG quality hash alike; the eight rotations and flips are compared too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -53,16 +53,23 @@ def differences(hashes: Sequence[Signs]) -> NDArray[np.int64]:
 
 def groups(hashes: Sequence[Signs], max_difference: int = MAX_DIFFERENCE) -> list[int]:
     """A group number per picture; copies, and copies of copies, share one. Numbers are first positions."""
-    parent = list(range(len(hashes)))
+    if not hashes:
+        return []
+    near = np.argwhere(np.triu(differences(hashes) <= max_difference, 1))
+    return joined(len(hashes), ((int(a), int(b)) for a, b in near))
 
-    def find(i: int) -> int:
+
+def joined(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """A group number per member of 0..n-1: the first position among all that pairs connect it with."""
+    parent = list(range(n))
+
+    def root(i: int) -> int:
         while parent[i] != i:
             parent[i] = parent[parent[i]]
             i = parent[i]
         return i
 
-    if hashes:
-        for a, b in np.argwhere(np.triu(differences(hashes) <= max_difference, 1)):
-            first, second = sorted((find(int(a)), find(int(b))))
-            parent[second] = first
-    return [find(i) for i in range(len(parent))]
+    for a, b in pairs:
+        first, second = sorted((root(a), root(b)))
+        parent[second] = first
+    return [root(i) for i in range(n)]

@@ -5,6 +5,7 @@ The draw is scikit-learn's StratifiedGroupKFold, so its balance is as good as wh
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,14 +56,38 @@ KEYS: Mapping[str, Callable[[Sequence[LabelledField]], list[str]]] = {
 }
 
 
-def units(dataset: Dataset, by: str) -> list[Unit]:
-    """The fields of a set, grouped by a key of `KEYS`, each in the stratum of its rarest class."""
-    if by not in KEYS:
-        raise DataError(f"no grouping '{by}'", remedy=f"group by one of: {', '.join(KEYS)}")
+def read_groups(path: Path, dataset: Dataset) -> dict[str, str]:
+    """Field to group, from the `groups.csv` of an audit. Every field of the set must stand in it."""
+    try:
+        rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="check --groups") from error
+    if rows and not {"field", "group"} <= set(rows[0]):
+        what = f"expected columns 'field' and 'group', got {list(rows[0])}"
+        raise DataError(what, where=f"{path}:1", remedy="take the groups.csv of 'smear data audit'")
+    found = {row["field"]: row["group"] for row in rows if row.get("set") in (None, dataset.name)}
+    missing = next((f.field.id for f in dataset.fields if f.field.id not in found), None)
+    if missing is not None:
+        raise DataError(f"no group for '{missing}' of {dataset.name}", where=str(path), remedy="audit this set again")
+    return found
+
+
+def units(dataset: Dataset, by: str | Mapping[str, str]) -> list[Unit]:
+    """The fields of a set, each in the stratum of its rarest class.
+
+    Args:
+        by: a key of `KEYS`, or the group of each field.
+    """
     fields = sorted(dataset.fields, key=lambda f: f.field.id)
+    if isinstance(by, str):
+        if by not in KEYS:
+            raise DataError(f"no grouping '{by}'", remedy=f"group by one of: {', '.join(KEYS)}")
+        groups = KEYS[by](fields)
+    else:
+        groups = [by[f.field.id] for f in fields]
     frequency = Counter(int(label) for f in fields for label in set(f.annotations.labels.tolist()))
     out = []
-    for labelled, group in zip(fields, KEYS[by](fields), strict=True):
+    for labelled, group in zip(fields, groups, strict=True):
         present = sorted(set(labelled.annotations.labels.tolist()), key=lambda k: (frequency[k], k))
         stratum = dataset.classes.names[present[0]] if present else "none"
         out.append(Unit(labelled.field.id, labelled.field.path, group, stratum, dataset.name))

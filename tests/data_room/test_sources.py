@@ -182,6 +182,16 @@ def test_two_files_of_labels_are_two_parts(tmp_path: Path) -> None:
     assert {part: len(d) for part, d in sources.read(tmp_path, Tally()).items()} == {"default": 2, "val": 2}
 
 
+def test_a_file_that_is_cut_off_is_not_passed_over(tmp_path: Path) -> None:
+    cvat_coco(tmp_path)
+    good = (tmp_path / "annotations" / "instances_default.json").read_text()
+    content = json.loads(good)
+    cut = json.dumps({"images": content["images"], "annotations": content["annotations"]})[:-9]
+    (tmp_path / "annotations" / "instances_val.json").write_text(cut)
+    with pytest.raises(FormatError, match=r"instances_val\.json"):
+        sources.read(tmp_path, Tally())
+
+
 def test_two_files_of_one_part_lose_neither(tmp_path: Path) -> None:
     cvat_coco(tmp_path)
     default = tmp_path / "annotations" / "instances_default.json"
