@@ -19,7 +19,7 @@ from detect.classify.train import build
 from detect.config import load, load_yaml
 from detect.data.splits import cells_of, read_split
 from detect.data.typed import TypedCell, load_typed
-from detect.detectors.train import kept_cards
+from detect.detectors.train import kept_cards, leak_warning
 from detect.errors import DataError
 from detect.evaluate.classification import ClassificationReport, least_probability, measure, temperature
 from detect.formats.tally import Tally
@@ -50,7 +50,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
         title=about.title,
         licence=about.licence,
         intended_use=INTENDED_USE,
-        limits=about.limits,
+        limits=(*leak_warning(record), *about.limits),
         classes=types,
         architecture=architecture,
         classifier=graph,
@@ -63,10 +63,11 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
             cells=record["cells"],
             settings=settings.model_dump(mode="json"),
             record={k: record[k] for k in ("config", "precision", "minutes", "hardware", "versions")},
+            leak_allowed=bool(record["leaking_groups"]),
         ),
     )
     bundle = Bundle(write_card(draft, out), out, "")
-    dev = cells_of(read_split(run / "split.csv"), load_typed(kept_cards(run), Tally()), "dev")
+    dev = cells_of(read_split(run / "split.csv", allow_leak=True), load_typed(kept_cards(run), Tally()), "dev")
     scores, truth = raw_scores(BundleClassifier(bundle), dev)
     heat = temperature(scores, truth)
     probabilities = softmax(scores, heat)

@@ -45,6 +45,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    allow_leak: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
     tally: Tally | None = None,
 ) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def train(
     keep_data(cards, split, out)
     tally = tally or Tally()
     everything = load_typed(cards, tally)
-    chosen = read_split(split)
+    chosen = read_split(split, allow_leak=allow_leak)
     parts = {part: cells_of(chosen, everything, part) for part in ("train", "dev")}
     counts = {part: Counter(c.type for c in cells) for part, cells in parts.items()}
     types = sorted(counts["train"], key=lambda t: (-counts["train"][t], t))
@@ -85,6 +86,7 @@ def train(
         "config": path.name,
         "data": [card.name for card in cards],
         "split": Path(split).stem,
+        "leaking_groups": len(chosen.leaks),
         "types": types,
         "not_known": not_known,
         "fields": {part: len({c.path for c in cells}) for part, cells in parts.items()},

@@ -20,6 +20,9 @@ SplitName = Annotated[str | None, typer.Option("--split", help="Split file or na
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of --out.")]
 TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Allow a pickle as pretrained weights.")]
+AllowLeak = Annotated[
+    bool, typer.Option("--allow-leak", help="Train on a split with a group on two sides; the card will say so.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first label that would be dropped.")]
 
 
@@ -33,6 +36,7 @@ def detector(
     device: Device = "auto",
     resume: Resume = False,
     trust_pickle: TrustPickle = False,
+    allow_leak: AllowLeak = False,
     strict: Strict = False,
 ) -> None:
     """Train a detector on part `train` of the split; the epoch is chosen on part `dev`."""
@@ -49,6 +53,7 @@ def detector(
         device=device,
         resume=resume,
         trust_pickle=trust_pickle,
+        allow_leak=allow_leak,
         tally=tally,
     )
     print_tally(tally)
@@ -63,6 +68,7 @@ def classifier(
     split: Annotated[str, typer.Option("--split", help="Split file of the cells, or its name.")],
     out: Out,
     resume: Resume = False,
+    allow_leak: AllowLeak = False,
 ) -> None:
     """Train a classifier of cell types on part `train` of the split."""
     from rich.progress import Progress
@@ -78,7 +84,7 @@ def classifier(
         def show(epoch: int, epochs: int, loss: float) -> None:
             bar.update(task, total=epochs, completed=epoch, description=f"epoch {epoch}/{epochs}, loss {loss:.3f}")
 
-        record = train(config, data, split, out, resume=resume, progress=show, tally=tally)
+        record = train(config, data, split, out, resume=resume, allow_leak=allow_leak, progress=show, tally=tally)
     print_tally(tally)
     console.print(f"run written to {out} (types: {', '.join(record['types'])}; {record['minutes']} minutes)")
     console.print(f"next: smear bundle export {out} --out BUNDLE")

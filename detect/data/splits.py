@@ -42,10 +42,21 @@ class Split:
 
     Attributes:
         name: the stem of its file.
+        allow_leak: take it all the same; `leaks` tells what a model card must then say.
     """
 
     name: str
     rows: tuple[Row, ...]
+    allow_leak: bool = False
+
+    @property
+    def leaks(self) -> list[str]:
+        """Groups that stand in more than one part."""
+        parts: dict[str, set[str]] = {}
+        for row in self.rows:
+            if row.part != EXCLUDED:
+                parts.setdefault(row.group, set()).add(row.part)
+        return sorted(group for group, found in parts.items() if len(found) > 1)
 
     def __post_init__(self) -> None:
         side: dict[str, Row] = {}
@@ -57,11 +68,11 @@ class Split:
             if row.part == EXCLUDED:
                 continue
             other = side.setdefault(row.group, row)
-            if other.part != row.part:
+            if other.part != row.part and not self.allow_leak:
                 raise SplitLeakError(
                     f"group '{row.group}' is in '{other.part}' ({other.field}) and in '{row.part}' ({row.field})",
                     where=self.name,
-                    remedy="put the whole group into one part, or exclude one side",
+                    remedy="put the whole group into one part, exclude one side, or train with --allow-leak",
                 )
 
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -104,8 +115,8 @@ class Split:
             out.writerows((r.field, r.group, r.part, r.hash) for r in sorted(self.rows, key=lambda r: r.field))
 
 
-def read_split(given: str | Path) -> Split:
-    """A split by path, or a packaged one by name."""
+def read_split(given: str | Path, *, allow_leak: bool = False) -> Split:
+    """A split by path, or a packaged one by name; SplitLeakError where a group stands on two sides."""
     path = assets.find(given, "configs/splits", ".csv")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -117,7 +128,7 @@ def read_split(given: str | Path) -> Split:
             if None in row.values() or None in row:
                 raise DataError("wrong number of columns", where=f"{path}:{number}", remedy="mend that row")
             rows.append(Row(row["field"], row["group"], row["part"], row["hash"]))
-    return Split(path.stem, tuple(rows))
+    return Split(path.stem, tuple(rows), allow_leak)
 
 
 def file_hash(path: Path) -> str:

@@ -14,7 +14,7 @@ from detect.config import load, load_yaml
 from detect.detectors.base import Architecture, DetectorSettings, family
 from detect.detectors.bundled import BundleDetector
 from detect.detectors.measure import MIN_SCORE, predict_all
-from detect.detectors.train import kept_cards, split_parts
+from detect.detectors.train import kept_cards, leak_warning, split_parts
 from detect.errors import DataError
 from detect.evaluate.detection import DetectionReport, measure
 from detect.evaluate.thresholds import best_f1
@@ -39,7 +39,7 @@ def export(
     built = Architecture(**architecture)
     family(built.family).export_onnx(built, out / cards.WEIGHTS, settings.image_size, out / cards.GRAPH)
     card = kept_cards(run)[0]
-    dev, *_ = split_parts(card, str(run / "split.csv"), root, Tally(), "dev")
+    dev, *_ = split_parts(card, str(run / "split.csv"), root, Tally(), "dev", allow_leak=True)
     graph = DetectorGraph(
         image_size=settings.image_size,
         thresholds=dict.fromkeys(card.classes, 0.25),
@@ -53,7 +53,7 @@ def export(
         title=about.title,
         licence=about.licence,
         intended_use=INTENDED_USE,
-        limits=about.limits,
+        limits=(*leak_warning(record), *about.limits),
         classes=card.classes,
         architecture=architecture,
         detector=graph,
@@ -92,6 +92,7 @@ def _training(record: dict[str, Any], settings: DetectorSettings) -> Training:
         cells=record["cells"],
         settings=settings.model_dump(mode="json"),
         record={k: record[k] for k in told if k in record},
+        leak_allowed=bool(record.get("leaking_groups")),
     )
 
 

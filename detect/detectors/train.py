@@ -14,7 +14,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,15 @@ from detect.formats.tally import Tally
 from detect.types import Dataset
 
 
-def split_parts(card: Card, split: str | None, root: Path | None, tally: Tally, *parts: str) -> list[Dataset]:
+def split_parts(
+    card: Card, split: str | None, root: Path | None, tally: Tally, *parts: str, allow_leak: bool = False
+) -> list[Dataset]:
     """Fields of a set by the parts of its split (the card's own where none is named)."""
     name = split or card.split
     if name is None:
         raise DataError(f"the card of {card.name} names no split", remedy="make one with 'smear data split'")
     everything = merge(load_dataset(card, tally, root))
-    chosen = read_split(name)
+    chosen = read_split(name, allow_leak=allow_leak)
     return [chosen.part(everything, part) for part in parts]
 
 
@@ -53,6 +55,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     trust_pickle: bool = False,
+    allow_leak: bool = False,
     tally: Tally | None = None,
 ) -> dict[str, Any]:
     """Train as `config` says on part `train` of `data`'s split, choosing the epoch on part `dev`.
@@ -65,7 +68,7 @@ def train(
     adapter = family(settings.family)
     card = load_card(data)
     tally = tally or Tally()
-    learn, dev = split_parts(card, split, root, tally, "train", "dev")
+    learn, dev = split_parts(card, split, root, tally, "train", "dev", allow_leak=allow_leak)
     if out.exists() and any(out.iterdir()) and not resume:
         raise StoreError("the run folder is not empty", where=str(out), remedy="name another, or go on with --resume")
     if (out / "run.yaml").exists():
@@ -80,6 +83,7 @@ def train(
         "config": path.name,
         "data": card.name,
         "split": Path(split or str(card.split)).stem,
+        "leaking_groups": len(read_split(out / "split.csv", allow_leak=True).leaks),
         "fields": {"train": len(learn), "dev": len(dev)},
         "groups": {"train": _groups(learn), "dev": _groups(dev)},
         "cells": {"train": _cells(learn), "dev": _cells(dev)},
@@ -114,6 +118,12 @@ def keep_data(cards: Sequence[Card], split: str, out: Path) -> None:
     for card in cards:
         (out / "cards" / f"{card.name}.yaml").write_text(dump(card), "utf-8")
     shutil.copyfile(assets.find(split, "configs/splits", ".csv"), out / "split.csv")
+
+
+def leak_warning(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a card must say of a run on a leaking split; nothing where the split was clean."""
+    n = record.get("leaking_groups", 0)
+    return (f"LEAKING SPLIT: {n} groups stood on both sides, so its figures are too good.",) if n else ()
 
 
 def kept_cards(run: Path) -> list[Card]:
