@@ -2,8 +2,8 @@
 
     .venv/bin/python tools/bench_audit.py [--sizes 5000 20000]
 
-Each size runs in a process of its own. Of every hundred pictures five are copies of others (turned, mirrored, half size,
-JPEG quality 40, brighter); found and false pairs are counted against what was planted.
+Each size runs in a process of its own. Of every hundred pictures five are copies of others (turned, mirrored, half
+size, JPEG quality 40, brighter); found and false pairs are counted against what was planted.
 """
 
 import argparse

@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="Work with labelled data.")
 
 @app.command()
 def split(
-    card: Annotated[str, typer.Argument(help="Dataset card, or anything labelled that 'convert' reads.")],
+    sources: Annotated[list[str], typer.Argument(help="Dataset card, or anything labelled that 'convert' reads.")],
     out: Annotated[Path, typer.Option("--out", help="CSV to write, such as configs/splits/txl-pbc-release.csv.")],
     by: Annotated[str, typer.Option("--by", help="near-copies, patient, slide or field: what is never split.")] = (
         "near-copies"
@@ -31,20 +31,31 @@ def split(
     dev: Annotated[float, typer.Option("--dev", min=0, max=0.9, help="Fraction for choosing settings.")] = 0.15,
     test: Annotated[float, typer.Option("--test", min=0, max=0.9, help="Fraction held out.")] = 0.15,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 1,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="With several sets: one part a set, named for it.")
+    ] = False,
     groups: Annotated[
         Path | None, typer.Option("--groups", help="groups.csv of 'smear data audit': what is never split.")
     ] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the images.")] = None,
 ) -> None:
     """Split fields by group, classes in balance: holdout, k-fold, or the published parts made honest."""
-    from detect.data.folds import holdout, kfold, read_groups, units
+    from detect.data.folds import across_sets, holdout, kfold, read_groups, units
     from detect.data.sources import merge, read
     from detect.data.splits import release_split
+    from detect.errors import ConfigError
     from detect.formats.tally import Tally
 
+    if (len(sources) > 1) != leave_one_out or (root is not None and len(sources) > 1):
+        raise ConfigError(
+            "several sets go with --leave-one-out, one set without", remedy="see 'smear data split --help'"
+        )
     tally = Tally()
-    parts = read(card, tally, images=root)
-    if published:
+    parts = read(sources[0], tally, images=root)
+    if leave_one_out:
+        sets = [merge(parts), *(merge(read(source, tally)) for source in sources[1:])]
+        made = across_sets(out.stem, sets)
+    elif published:
         made = release_split(out.stem, parts, dev, seed)
     else:
         everything = merge(parts)
@@ -99,7 +110,7 @@ def sample(
 
 Source = Annotated[str, typer.Argument(help="Dataset card, data.yaml, COCO or CSV file, or a labelled folder.")]
 Format = Annotated[
-    str | None, typer.Option("--format", help="coco, yolo, voc, csv, geojson or folders; seen by default.")
+    str | None, typer.Option("--format", help="coco, yolo, voc, csv, geojson, masks or folders; seen by default.")
 ]
 Images = Annotated[Path | None, typer.Option("--images", help="Folder that image names start from.")]
 
@@ -108,7 +119,7 @@ Images = Annotated[Path | None, typer.Option("--images", help="Folder that image
 def convert(
     source: Source,
     out: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
-    to: Annotated[str, typer.Option("--to", help="coco, yolo, voc, csv or geojson.")],
+    to: Annotated[str, typer.Option("--to", help="coco, yolo, voc, csv, geojson, masks or folders.")],
     format: Format = None,  # noqa: A002
     images: Images = None,
     place: Annotated[str, typer.Option("--place", help="link, copy or none: what becomes of the pictures.")] = "link",

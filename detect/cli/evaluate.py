@@ -35,7 +35,8 @@ def detector(
 ) -> None:
     """AP by pycocotools, precision, recall and F1 at the bundle's thresholds, confusion, curves."""
     from detect.bundles.folder import add_metrics, open_bundle
-    from detect.data.cards import load_card, load_dataset
+    from detect.data.cards import load_card
+    from detect.data.load import load_dataset
     from detect.data.sources import merge
     from detect.detectors.bundled import BundleDetector
     from detect.detectors.export import metrics

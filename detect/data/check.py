@@ -79,7 +79,7 @@ def check(parts: Parts, tally: Tally) -> list[Fault]:
     faults += [
         Fault("warning", "field without a cell", f.field.id, "labelled, but empty")
         for _, f in everything
-        if not len(f.annotations)
+        if not len(f.annotations) and "label" not in f.extra
     ]
     return faults
 
@@ -151,6 +151,10 @@ def readable(parts: Parts) -> tuple[Parts, list[Fault]]:
             try:
                 decode.read(labelled.field.path)
                 kept.append(labelled)
+                turned = decode.header(labelled.field.path.read_bytes()).orientation
+                if turned != 1:
+                    what = f"orientation {turned}: labels drawn by a tool that ignores it lie elsewhere"
+                    faults.append(Fault("warning", "EXIF rotation", labelled.field.id, what))
             except ImageError as error:
                 faults.append(Fault("error", "image cannot be read", str(labelled.field.path), error.problem))
         out[part] = replace(dataset, fields=tuple(kept))

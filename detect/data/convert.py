@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from detect.data.sources import Parts
 from detect.errors import ConfigError, StoreError
-from detect.formats import coco, geojson, table, voc, yolo
+from detect.formats import coco, geojson, masks, table, voc, yolo
+from detect.images import decode
 from detect.taxonomy import taxonomy
 from detect.types import ClassMap, Dataset
 
@@ -37,9 +39,9 @@ def convert(parts: Parts, out: Path, to: str, images: Images = "link") -> list[s
         raise StoreError("the folder is not empty", where=str(out), remedy="name another")
     out.mkdir(parents=True, exist_ok=True)
     WRITERS[to](parts, out)
-    if images != "none" and to != "yolo":
+    if images != "none" and to not in ("yolo", "folders"):
         for dataset in parts.values():
-            _place_images(dataset, out / "images", images)
+            _place_images(dataset, out / "images", images, flat=to in ("voc", "geojson", "masks"))
     if images == "copy" and to == "yolo":
         for path in (out / "images").rglob("*"):
             if path.is_symlink():
@@ -49,9 +51,10 @@ def convert(parts: Parts, out: Path, to: str, images: Images = "link") -> list[s
     return _losses(parts, to)
 
 
-def _place_images(dataset: Dataset, folder: Path, how: Images) -> None:
+def _place_images(dataset: Dataset, folder: Path, how: Images, *, flat: bool) -> None:
     for labelled in dataset.fields:
-        target = folder / labelled.field.id
+        name = labelled.field.id.replace("/", "__") if flat else labelled.field.id
+        target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if how == "link":
             yolo.link(labelled.field.path, target)
@@ -84,6 +87,38 @@ def _geojson(parts: Parts, out: Path) -> None:
         geojson.write(dataset.fields, dataset.classes, out / "labels")
 
 
+def _masks(parts: Parts, out: Path) -> None:
+    """16-bit PNGs whose grey levels number the cells; `masks.csv` says which level is what."""
+    rows = ["field,level,label"]
+    (out / "masks").mkdir(parents=True)
+    for dataset in parts.values():
+        for labelled in dataset.fields:
+            field, cells = labelled.field, labelled.annotations
+            if len(cells) > np.iinfo(np.uint16).max:
+                raise ConfigError(f"'{field.id}' has more cells than a 16-bit mask can number", remedy="use coco")
+            canvas, _ = masks.to_instances(cells, field.width, field.height)
+            stem = Path(field.id).with_suffix("").as_posix().replace("/", "__")
+            cv2.imwrite(str(out / "masks" / f"{stem}.png"), canvas)
+            rows += [f"{field.id},{i + 1},{dataset.classes.names[k]}" for i, k in enumerate(cells.labels)]
+    (out / "masks.csv").write_text("\n".join(rows) + "\n", "utf-8")
+
+
+def _folders(parts: Parts, out: Path) -> None:
+    """One folder a class, one PNG a cell, cut at its box."""
+    for dataset in parts.values():
+        for labelled in dataset.fields:
+            pixels = decode.read(labelled.field.path)
+            stem = Path(labelled.field.id).with_suffix("").as_posix().replace("/", "__")
+            for i, box in enumerate(labelled.annotations.boxes):
+                x0, y0, x1, y1 = np.round(box).astype(int)
+                cut = pixels[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+                folder = out / dataset.classes.names[labelled.annotations.labels[i]]
+                folder.mkdir(exist_ok=True)
+                done, data = cv2.imencode(".png", cut[:, :, ::-1])
+                if done:
+                    (folder / f"{stem}__{i + 1}.png").write_bytes(data.tobytes())
+
+
 # Format name to its writer of whole sets.
 WRITERS: Mapping[str, Callable[[Parts, Path], None]] = {
     "coco": _coco,
@@ -91,6 +126,8 @@ WRITERS: Mapping[str, Callable[[Parts, Path], None]] = {
     "voc": _voc,
     "csv": _csv,
     "geojson": _geojson,
+    "masks": _masks,
+    "folders": _folders,
 }
 
 
@@ -99,11 +136,17 @@ def _losses(parts: Parts, to: str) -> list[str]:
     for dataset in parts.values():
         for labelled in dataset.fields:
             cells = labelled.annotations
-            if to in ("yolo", "voc", "csv"):
+            if to == "folders":
+                lost["places of cells in their fields"] += len(cells)
+            if to == "masks":
+                _, hidden = masks.to_instances(cells, labelled.field.width, labelled.field.height)
+                lost["cells wholly under others"] += hidden
+                lost["boxes without a mask, drawn as rectangles"] += sum(m is None for m in cells.masks)
+            if to in ("yolo", "voc", "csv", "folders"):
                 lost["masks, of which the boxes are kept"] += sum(m is not None for m in cells.masks)
-            if to in ("yolo", "voc", "geojson"):
+            if to in ("yolo", "voc", "geojson", "masks", "folders"):
                 lost["crowd marks"] += int(cells.crowd.sum())
-            if to == "yolo":
+            if to in ("yolo", "masks", "folders"):
                 lost["further fields of a cell"] += sum(bool(e) for e in cells.extra)
     return [f"{n} {what}" for what, n in lost.items() if n]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detect.data import copies
-from detect.data.splits import Row, Split, file_hash
+from detect.data.splits import EXCLUDED, Row, Split, file_hash
 from detect.errors import DataError, MissingExtraError
 from detect.images import decode
 from detect.types import Dataset, LabelledField
@@ -121,6 +121,28 @@ def leave_one_out(name: str, members: Sequence[Unit]) -> Split:
         SplitLeakError: near copies stand in two sources.
     """
     return _split(name, members, [m.source for m in members])
+
+
+def across_sets(name: str, sets: Sequence[Dataset]) -> Split:
+    """One part a set, for training on the others and measuring on it; field ids begin with the set's name.
+
+    Copies between two sets would make that measure too good: of such a group, all but the fields of the set that holds
+    most of it are excluded.
+    """
+    names = [dataset.name for dataset in sets]
+    if len(set(names)) != len(names):
+        raise DataError(f"two sets share a name: {names}", remedy="name each set once")
+    fields = [(dataset.name, f) for dataset in sets for f in sorted(dataset.fields, key=lambda f: f.field.id)]
+    groups = _copies([f for _, f in fields])
+    held: dict[str, Counter[str]] = {}
+    for (owner, _), group in zip(fields, groups, strict=True):
+        held.setdefault(group, Counter())[owner] += 1
+    home = {group: max(counts, key=lambda owner: (counts[owner], owner)) for group, counts in held.items()}
+    rows = []
+    for (owner, labelled), group in zip(fields, groups, strict=True):
+        part = owner if home[group] == owner else EXCLUDED
+        rows.append(Row(f"{owner}/{labelled.field.id}", group, part, file_hash(labelled.field.path)))
+    return Split(name, tuple(rows))
 
 
 def _assign(members: Sequence[Unit], folds: int, seed: int) -> list[int]:

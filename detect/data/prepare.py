@@ -9,7 +9,8 @@ import yaml
 
 from detect import __version__
 from detect.data import copies
-from detect.data.cards import Card, load_dataset
+from detect.data.cards import Card
+from detect.data.load import load_dataset
 from detect.errors import StoreError
 from detect.formats import coco, yolo
 from detect.formats.tally import Tally

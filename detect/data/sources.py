@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detect.config import load_yaml
-from detect.data.cards import load_card, load_dataset
+from detect.data.cards import load_card
+from detect.data.load import load_dataset
 from detect.errors import ConfigError, DataError, FormatError, ImageError
-from detect.formats import coco, geojson, table, voc, yolo
+from detect.formats import coco, geojson, masks, table, voc, yolo
 from detect.formats.tally import Tally
 from detect.images import decode
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
@@ -70,7 +71,9 @@ def sniff(path: Path) -> str:
         if found:
             return found
     elif path.is_dir():
-        if any(path.glob("*.y*ml")) or (path / "labels").is_dir():
+        if (path / "masks").is_dir() and (path / "images").is_dir():
+            return "masks"
+        if any(path.glob("*.y*ml")) or any(path.glob("labels/**/*.txt")):
             return "yolo"
         if any(path.glob("*.geojson")) or any(path.glob("labels/*.geojson")):
             return "geojson"
@@ -243,6 +246,37 @@ def _folders(source: Source) -> Parts:
     return {"all": Dataset(source.path.name, source.path, classes, tuple(records), frozenset())}
 
 
+def _masks(source: Source) -> Parts:
+    """`images/` and `masks/` of the same stems; the grey levels of a mask number its cells."""
+    home = source.images or source.path / "images"
+    folder = source.path / "masks"
+    if not folder.is_dir():
+        raise FormatError("no folder 'masks'", where=str(source.path), remedy="put images/ and masks/ into one folder")
+    known = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in decode.SUFFIXES}
+    classes = ClassMap(("Cell",))
+    records = []
+    for field in fields_of(images_in(home), home, source.tally):
+        path = known.pop(field.path.stem, None)
+        if path is None:
+            source.tally.add("unlabelled image", str(field.path), f"no mask {field.path.stem}", "noted")
+            continue
+        try:
+            pixels = decode.levels(path)
+        except ImageError as error:
+            source.tally.add("image cannot be read", str(path), error.problem, "dropped")
+            continue
+        if pixels.shape != (field.height, field.width):
+            what = f"mask {pixels.shape[1]} x {pixels.shape[0]}, image {field.width} x {field.height}"
+            source.tally.add("wrong size", str(path), what, "dropped")
+            continue
+        records.append(LabelledField(field, masks.from_instances(pixels, 0)))
+    for path in known.values():
+        source.tally.add("label file without an image", str(path), "no image of that name", "dropped")
+    source.tally.read["fields"] += len(records)
+    source.tally.read["cells"] += sum(len(r.annotations) for r in records)
+    return {"all": Dataset(source.path.name, home, classes, tuple(records), frozenset(classes.names))}
+
+
 # Format name to its reader of whole sets.
 READERS: Mapping[str, Callable[[Source], Parts]] = {
     "coco": _coco,
@@ -250,5 +284,6 @@ READERS: Mapping[str, Callable[[Source], Parts]] = {
     "voc": _voc,
     "csv": _csv,
     "geojson": _geojson,
+    "masks": _masks,
     "folders": _folders,
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from detect import assets
 from detect.data import copies
-from detect.data.cards import with_groups
+from detect.data.load import with_groups
 from detect.data.typed import TypedCell
 from detect.errors import DataError, SplitLeakError
 from detect.images import decode

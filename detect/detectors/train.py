@@ -23,8 +23,9 @@ from pydantic import BaseModel
 
 from detect import __version__, assets
 from detect.config import dump, load
-from detect.data.cards import Card, load_card, load_dataset
+from detect.data.cards import Card, load_card
 from detect.data.fingerprint import fingerprint
+from detect.data.load import load_dataset
 from detect.data.sources import merge
 from detect.data.splits import read_split
 from detect.detectors.base import DetectorSettings, TrainingJob, family

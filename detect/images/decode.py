@@ -57,6 +57,29 @@ def read(path: Path) -> Image:
         return decode(_bytes(path))
 
 
+def levels(path: Path) -> NDArray[np.integer]:
+    """The grey levels of a mask image as they were written, integers (h, w): no scaling to 8 bits, no EXIF.
+
+    Raises:
+        ImageError: it cannot be decoded, or its channels differ, so that it holds colours and no levels.
+    """
+    with _named(path):
+        data = _bytes(path)
+        header(data)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            pixels = np.asarray(_slow(data))
+        if pixels.ndim == 3:
+            if not (pixels[:, :, :1] == pixels[:, :, 1:3]).all():
+                raise ImageError(
+                    "a coloured picture, not a mask of grey levels", remedy="export the mask as grey levels"
+                )
+            pixels = pixels[:, :, 0]
+        if not np.issubdtype(pixels.dtype, np.integer):
+            raise ImageError("its levels are no integers", remedy="export the mask as 8 or 16 bit grey levels")
+        return np.ascontiguousarray(pixels)
+
+
 def size(path: Path) -> tuple[int, int]:
     """(width, height) of an image file after EXIF rotation, from its header alone."""
     with _named(path):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from detect.config import parse
-from detect.data.cards import Card, find_root, load_card, load_dataset, with_groups
+from detect.data.cards import Card, load_card
+from detect.data.load import find_root, load_dataset, with_groups
 from detect.errors import ConfigError, DataError
 from detect.formats.tally import Tally
 from detect.types import Dataset

@@ -44,14 +44,14 @@ def made(folder: Path, *ids: str, cells: Annotations | None = None) -> Dataset:
     return dataset(*out)
 
 
-def cells_of(parts: dict[str, Dataset]) -> list[tuple[list[list[float]], list[str]]]:
-    """Boxes and names of every field, in the order of the pictures' bytes."""
+def cells_of(parts: dict[str, Dataset]) -> list[tuple[bytes, list[list[float]], list[str]]]:
+    """The picture's bytes, the boxes and the names of every field."""
     rows = []
     for d in parts.values():
         for f in d.fields:
             names = [d.classes.names[k] for k in f.annotations.labels.tolist()]
             rows.append((f.field.path.read_bytes(), f.annotations.boxes.round(2).tolist(), names))
-    return [row[1:] for row in sorted(rows)]
+    return sorted(rows)
 
 
 CELL = st.tuples(*[st.integers(0, 60_000)] * 2, *[st.integers(600, 19_000)] * 2, st.integers(0, 2))
@@ -217,7 +217,7 @@ def test_columns_of_any_name_go_into_voc_and_back(tmp_path: Path, key: str) -> N
     tally = Tally()
     back = sources.read(tmp_path / "out", tally, format="voc")
     assert tally.counts() == {}
-    assert cells_of(back) == [([[10, 10, 50, 60]], ["WBC"])]
+    assert [row[1:] for row in cells_of(back)] == [([[10, 10, 50, 60]], ["WBC"])]
     assert "blast" in str(back["all"].fields[0].annotations.extra) or "1 further fields" in " ".join(lost)
 
 

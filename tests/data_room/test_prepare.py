@@ -11,7 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from detect.data.cards import Card, load_card, load_dataset
+from detect.data.cards import Card, load_card
+from detect.data.load import load_dataset
 from detect.data.prepare import prepare
 from detect.errors import DataError
 from detect.formats.tally import Tally

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detect.data import copies
-from detect.data.cards import load_card, load_dataset
+from detect.data.cards import load_card
 from detect.data.fingerprint import fingerprint
+from detect.data.load import load_dataset
 from detect.data.splits import EXCLUDED, Row, Split, file_hash, read_split, release_split
 from detect.errors import ConfigError, DataError, SplitLeakError
 from detect.formats.tally import Tally
