@@ -34,8 +34,7 @@ class Pictures(Settings):
 
     Attributes:
         pattern: a regular expression for paths below the set's folder, with `/`. Its named groups say what they hold:
-            `label` (needed), `patient`, `slide`, `part`, and `original`, of which other pictures are copies within
-            their part and label.
+            `label` (needed), `patient`, `slide`, `part`.
         shows: "cell", one cell that fills the picture; or "field", a whole field under one label, of whose cells
             nothing is known.
         examples: paths as published, for tests and for people.
@@ -53,7 +52,7 @@ class Pictures(Settings):
             raise ValueError(f"pattern: {error}") from error
         if "label" not in compiled.groupindex:
             raise ValueError("pattern: no group named 'label'")
-        unknown = set(compiled.groupindex) - {"label", "patient", "slide", "part", "original"}
+        unknown = set(compiled.groupindex) - {"label", "patient", "slide", "part"}
         if unknown:
             raise ValueError(f"pattern: groups that mean nothing here: {sorted(unknown)}")
         for example in self.examples:
@@ -94,12 +93,14 @@ class MaskFolder(Settings):
 class Grouping(Settings):
     """Who is the same source. `patient: unknown` unless the publisher tells.
 
+    `set`: copies are known to be there and cannot be told apart, so the whole set is one group and is never split.
+
     Attributes:
         pattern: for sets with boxes, a regular expression that finds a group named `patient` in a field's id.
     """
 
     pattern: str | None = None
-    key: Literal["near-copies", "field", "patient", "slide", "original"]
+    key: Literal["near-copies", "field", "patient", "slide", "set"]
     patient: str = "unknown"
 
 

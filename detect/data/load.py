@@ -187,9 +187,8 @@ def _load_pictures(card: Card, pictures: Pictures, home: Path, tally: Tally) -> 
             tally.add("image cannot be read", str(path), error.problem, "dropped")
             continue
         part = said.get("part", "all")
-        group = f"{part}/{said['label']}/{said['original']}" if "original" in said else said.get("patient")
         slide = said.get("slide") or Path(identity).parent.as_posix()
-        field = Field(identity, slide, path, width, height, said.get("patient"), group)
+        field = Field(identity, slide, path, width, height, said.get("patient"), said.get("patient"))
         if pictures.shows == "cell":
             kept = [{"published_label": said["label"]}]
             record = LabelledField(field, Annotations.of([[0, 0, width, height]], [label], extra=kept))

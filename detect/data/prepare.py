@@ -75,13 +75,15 @@ def _numbered(dataset: Dataset) -> Dataset:
 
 
 def _groups(card: Card, fields: list[LabelledField]) -> dict[str, str]:
-    """The group of each field: its patient, slide or original where the card says so, else its near copies."""
+    """The group of each field: its patient, its slide or the set itself where the card says so, else its near copies."""
     key = card.grouping.key
     if key == "field":
         return {f.field.id: f.field.id for f in fields}
     if key == "slide":
         return {f.field.id: f.field.slide for f in fields}
-    if key in ("patient", "original"):
+    if key == "set":
+        return {f.field.id: card.name for f in fields}
+    if key == "patient":
         return {f.field.id: f.field.group or f.field.id for f in fields}
     limit = copies.MAX_DIFFERENCE_ONE_CELL if card.pictures and card.pictures.shows == "cell" else None
     hashes = [copies.signs(decode.read(f.field.path)) for f in fields]
