@@ -75,7 +75,7 @@ def _numbered(dataset: Dataset) -> Dataset:
 
 
 def _groups(card: Card, fields: list[LabelledField]) -> dict[str, str]:
-    """The group of each field: its patient, its slide or the set itself where the card says so, else its near copies."""
+    """The group of each field: patient, slide or the set itself where the card says so, else its near copies."""
     key = card.grouping.key
     if key == "field":
         return {f.field.id: f.field.id for f in fields}
