@@ -31,10 +31,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot be read: {error}", where=str(path), remedy="save it as UTF-8 text") from error
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML's constructors raise whatever a value makes them meet: 2024-13-45 is no date
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "not valid YAML"
+        problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"not valid YAML: {problem}", where=where, remedy="mend that line") from error
     if not isinstance(value, dict):
         raise ConfigError(f"expected 'key: value' lines, got {type(value).__name__}", where=str(path))

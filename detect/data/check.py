@@ -26,10 +26,14 @@ ERRORS = {
     "annotation without an image",
     "box outside the field",
     "box without area",
+    "category without a name",
+    "category without an id",
+    "file name used twice",
     "image cannot be read",
     "image id used twice",
     "image without a file name",
     "image without a size",
+    "image without an id",
     "label file is not text",
     "label file without an image",
     "labels ignore the EXIF rotation",
@@ -48,6 +52,7 @@ ERRORS = {
 }
 _DOUBLE_IOU = 0.9
 _UNLIKELY = 6.0  # robust standard deviations of log-size from the class's median
+_LEAST_SPREAD = 0.02  # of log-size; boxes stamped in one size differ by rounding alone
 _ENOUGH = 30  # cells of a class before its sizes say anything
 _NOT_MET = 0.3  # IoU below which a box does not show the cell that was found
 
@@ -129,7 +134,7 @@ def _unlikely_sizes(parts: Parts) -> list[Fault]:
         for column, what in ((0, "size"), (1, "shape")):
             values = np.array([row[column] for row in mine])
             middle = np.median(values)
-            spread = 1.4826 * np.median(np.abs(values - middle)) or 1e-9
+            spread = max(1.4826 * np.median(np.abs(values - middle)), _LEAST_SPREAD)
             for k in np.flatnonzero(np.abs(values - middle) > _UNLIKELY * spread):
                 typical = f"median of {len(mine)} {name}: {np.exp(middle / 2):.0f} px a side" if column == 0 else name
                 out.append(Fault("warning", f"unlikely {what} of a box", mine[k][2], f"{mine[k][3]}; {typical}"))

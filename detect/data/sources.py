@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,13 @@ from detect.data.cards import load_card
 from detect.data.load import load_dataset
 from detect.errors import ConfigError, DataError, FormatError, ImageError
 from detect.formats import coco, geojson, masks, table, voc, yolo
+from detect.formats.labels import load_json
 from detect.formats.tally import Tally
 from detect.images import decode
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
 
 Parts = dict[str, Dataset]
+_ENOUGH_NAMES = 100  # to see which folder a file's names start from
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ def read(path: str | Path, tally: Tally, *, format: str | None = None, images: P
     place = Path(path)
     if format is None and (not place.exists() or _is_card(place)):
         return load_dataset(load_card(path), tally, images)
+    if not place.exists():
+        raise DataError("no such file or folder", where=str(place), remedy="check the path")
     chosen = format or sniff(place)
     if chosen not in READERS:
         raise ConfigError(f"no format '{chosen}'", remedy=f"the formats are: {', '.join(READERS)}")
@@ -73,10 +76,10 @@ def sniff(path: Path) -> str:
     elif path.is_dir():
         if (path / "masks").is_dir() and (path / "images").is_dir():
             return "masks"
-        if any(path.glob("*.y*ml")) or any(path.glob("labels/**/*.txt")):
-            return "yolo"
         if any(path.glob("*.geojson")) or any(path.glob("labels/*.geojson")):
             return "geojson"
+        if _data_yaml(path) or any(path.glob("labels/**/*.txt")) or any(path.glob("*.names")):
+            return "yolo"
         if any(path.glob("Annotations/*.xml")) or any(path.glob("*.xml")):
             return "voc"
         if _coco_files(path):
@@ -114,8 +117,17 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def _coco_files(path: Path) -> list[Path]:
-    found = sorted([*path.glob("*.json"), *path.glob("annotations/*.json")])
-    return [p for p in found if b'"images"' in p.read_bytes() and b'"categories"' in p.read_bytes()]
+    found = sorted(p for p in [*path.glob("*.json"), *path.glob("annotations/*.json")] if p.is_file())
+    return [p for p in found if _seems_coco(p.read_bytes())]
+
+
+def _seems_coco(content: bytes) -> bool:
+    """Even where it is cut off: such a file is to be refused, not passed over."""
+    return b'"images"' in content and (b'"categories"' in content or b'"annotations"' in content)
+
+
+def _part_of(file: Path) -> str:
+    return file.stem.removeprefix("instances_").removeprefix("_annotations.").removesuffix(".coco")
 
 
 def _coco(source: Source) -> Parts:
@@ -126,19 +138,32 @@ def _coco(source: Source) -> Parts:
         dataset = coco.read(file, home, None, source.tally)
         for labelled in dataset.fields:
             _check_image(labelled.field, str(file), source.tally)
-        part = file.stem.removeprefix("instances_").removeprefix("_annotations.").removesuffix(".coco")
-        parts[part if len(files) > 1 else "all"] = dataset
+        part = _part_of(file) if len(files) > 1 else "all"
+        if part in parts:
+            what = f"a second file of the part '{part}'"
+            raise FormatError(what, where=str(file), remedy="rename one of the two, or give them one by one")
+        parts[part] = dataset
     return parts
 
 
 def _coco_images(file: Path) -> Path:
-    """The folder that the file's names start from: beside it, in `images`, or in `images` beside `annotations`."""
+    """The folder that the file's names start from: of the usual ones, that in which most of them are found.
+
+    The usual ones are the file's own, `images` there or beside `annotations`, and CVAT's `images/<part>`.
+    """
+    content = load_json(file, "export the file again")
+    images = content.get("images") if isinstance(content, dict) else None
+    names = [str(i.get("file_name")).replace("\\", "/") for i in images or () if isinstance(i, dict)]
+    near, above, part = file.parent, file.parent.parent, _part_of(file)
+    homes = [near, near / "images", above / "images", above, above / "images" / part, near / "images" / part]
+    return max(homes, key=lambda home: sum(_is_file(home / name) for name in names[:_ENOUGH_NAMES]))
+
+
+def _is_file(path: Path) -> bool:
     try:
-        first = json.loads(file.read_bytes())["images"][0]["file_name"]
-    except (ValueError, KeyError, IndexError, TypeError, OSError):
-        return file.parent
-    homes = [file.parent, file.parent / "images", file.parent.parent / "images", file.parent.parent]
-    return next((home for home in homes if (home / str(first)).is_file()), file.parent)
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _check_image(field: Field, where: str, tally: Tally) -> None:
@@ -153,10 +178,14 @@ def _check_image(field: Field, where: str, tally: Tally) -> None:
         tally.add("labels ignore the EXIF rotation" if turned else "wrong size", where, what, "noted")
 
 
+def _data_yaml(folder: Path) -> Path | None:
+    return next((p for p in sorted(folder.glob("*.y*ml")) if "names" in load_yaml(p)), None)
+
+
 def _yolo(source: Source) -> Parts:
     path = source.path
     if path.is_dir():
-        described = next((p for p in sorted(path.glob("*.y*ml")) if "names" in load_yaml(p)), None)
+        described = _data_yaml(path)
         if described is None:
             return _bare_yolo(source)
         path = described
@@ -172,27 +201,37 @@ def _yolo(source: Source) -> Parts:
     return parts
 
 
+_LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
+
+
 def _bare_yolo(source: Source) -> Parts:
-    """`images/` and `labels/` with a `classes.txt` and no data.yaml, as CVAT and Label Studio may write them."""
+    """Label Studio's `images`, `labels` and `classes.txt`; CVAT's `obj.names`, and `train.txt` that lists pictures."""
     found = sorted(
         [*source.path.glob("classes.txt"), *source.path.glob("labels/classes.txt"), *source.path.glob("*.names")]
     )
     if not found:
         raise FormatError("no data.yaml and no classes.txt", where=str(source.path), remedy="add one: a name a line")
-    words = [line.strip() for line in found[0].read_text("utf-8-sig").splitlines() if line.strip()]
-    names = dict(enumerate(words))
-    classes = ClassMap(tuple(dict.fromkeys(words)))
+    names = {i: word for i, word in enumerate(yolo.lines_of(found[0])) if word}  # a blank line keeps its number
+    if not names:
+        raise FormatError("no names in it", where=str(found[0]), remedy="write a name a line")
+    classes = ClassMap(tuple(dict.fromkeys(names.values())))
     home = source.images or (source.path / "images" if (source.path / "images").is_dir() else source.path)
-    fields = fields_of(images_in(home), source.path, source.tally)
-    records = yolo.read(fields, None, names, {n: n for n in classes}, classes, source.tally)
-    return {"all": Dataset(source.path.name, source.path, classes, tuple(records), frozenset(classes.names))}
+    lists = {"val" if p.stem == "valid" else p.stem: p for p in map(source.path.joinpath, _LISTS) if p.is_file()}
+    pictures = {part: yolo.listed_images(p) for part, p in lists.items()} or {"all": images_in(home)}
+    parts = {}
+    for part, paths in pictures.items():
+        fields = fields_of(paths, source.path, source.tally)
+        records = yolo.read(fields, None, names, {n: n for n in classes}, classes, source.tally)
+        parts[part] = Dataset(source.path.name, source.path, classes, tuple(records), frozenset(classes.names))
+    return parts
 
 
 def _voc(source: Source) -> Parts:
     labels = source.path / "Annotations" if (source.path / "Annotations").is_dir() else source.path
-    home = source.images or (source.path / "JPEGImages" if (source.path / "JPEGImages").is_dir() else source.path)
+    homes = [source.path / "JPEGImages", source.path / "images"]
+    home = source.images or next((h for h in homes if h.is_dir()), source.path)
     names = voc.labels_in(labels, source.tally)
-    fields = fields_of(images_in(home), source.path if home.is_relative_to(source.path) else home, source.tally)
+    fields = fields_of(images_in(home), home, source.tally)
     classes = ClassMap(tuple(names) or ("none",))
     records = voc.read(fields, labels, {n: n for n in names}, classes, source.tally)
     return {"all": Dataset(source.path.name, source.path, classes, tuple(records), frozenset(names))}
@@ -204,11 +243,11 @@ def _csv(source: Source) -> Parts:
     for file in files:
         rows, columns = table.read_rows(file)
         home = source.images or (file.parent / "images" if (file.parent / "images").is_dir() else file.parent)
-        names = list(dict.fromkeys(r.get(columns["field"], "").replace("\\", "/") for r in rows))
+        names = list(dict.fromkeys(r.values.get(columns["field"], "").replace("\\", "/") for r in rows))
         fields: dict[str, Field] = {}
         for name in names:
             path = home / name
-            if not path.is_file():
+            if not _is_file(path):
                 source.tally.add("missing file", str(file), name, "dropped")
                 continue
             for field in fields_of([path], home, source.tally):
@@ -234,6 +273,8 @@ def _geojson(source: Source) -> Parts:
 
 def _folders(source: Source) -> Parts:
     """One folder a class: each picture is one cell that fills it."""
+    if not source.path.is_dir():
+        raise DataError("not a folder", where=str(source.path), remedy="give the folder of the class folders")
     kinds = sorted(p for p in source.path.iterdir() if p.is_dir())
     classes = ClassMap(tuple(p.name for p in kinds) or ("none",))
     records = []

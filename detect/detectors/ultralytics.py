@@ -16,6 +16,7 @@ from detect.data import augment
 from detect.detectors.base import Architecture, DetectorSettings, TrainingJob
 from detect.errors import BundleError, ConfigError, DataError, MissingExtraError
 from detect.formats import yolo
+from detect.runtime.base import cores
 
 # Set before the import: a checkpoint of ours is read with torch's restricted unpickler, and nothing installs itself.
 os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "1")
@@ -57,6 +58,8 @@ def train(job: TrainingJob) -> dict[str, Any]:
     run = _Run(overrides=overrides)
     run.start_weights = _start_weights(settings)
     run.callbacks["on_pretrain_routine_end"].append(partial(_loss_in_fp32, precision=precision))
+    if device.type == "cpu":
+        torch.set_num_threads(cores())  # the library leaves one core idle, half of a machine with two
     with _bf16_on_cpu() if precision == "bf16" and device.type == "cpu" else nullcontext():
         run.train()
     best = folder / "weights" / "best.pt"

@@ -12,12 +12,14 @@ from pycocotools import mask as rle
 
 from detect import geometry
 from detect.errors import FormatError
-from detect.formats.labels import Labels, box_fault, is_finite
+from detect.formats import masks
+from detect.formats.labels import Labels, box_fault, is_finite, load_json
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, Rle
 
 _IMAGE_KEYS = {"file_name", "width", "height"}
 _ANNOTATION_KEYS = {"id", "image_id", "category_id", "bbox", "iscrowd", "area"}
+_WIDEST = 1_000_000  # pixels
 
 
 def read(
@@ -36,18 +38,10 @@ def read(
         classes: the order of the classes; by default that of `class_map`.
     """
     data = _load(path)
-    categories: dict[Any, str] = {}
-    for category in data["categories"]:
-        if category.get("id") in categories:
-            tally.add(
-                "category id used twice",
-                f"{path}: category {category['id']}",
-                category.get("name", ""),
-                "dropped",
-            )
-            continue
-        categories[category.get("id")] = str(category.get("name", ""))
+    categories = _categories(data["categories"], path, tally)
     if class_map is None:
+        if not categories:
+            raise FormatError("no categories", where=str(path), remedy="name the classes in 'categories'")
         class_map = {name: name for name in dict.fromkeys(categories.values())}
     classes = classes or ClassMap(tuple(dict.fromkeys(class_map.values())))
     labels = Labels(classes, class_map, tally)
@@ -64,9 +58,9 @@ def read(
         if a.get("id") in seen:
             tally.add("annotation id used twice", where, "", "repaired")
         seen.add(a.get("id"))
-        if a.get("image_id") not in rows:
+        if not _is_id(a.get("image_id")) or a["image_id"] not in rows:
             tally.add("annotation without an image", where, f"image_id {a.get('image_id')}", "dropped")
-        elif a.get("category_id") not in categories:
+        elif not _is_id(a.get("category_id")) or a["category_id"] not in categories:
             tally.add("unknown category", where, f"category_id {a.get('category_id')}", "dropped")
         else:
             rows[a["image_id"]].append(a)
@@ -89,15 +83,7 @@ def read(
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise FormatError("no such file", where=str(path), remedy="check the path") from None
-    except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}"
-        raise FormatError(f"not valid JSON: {error.msg}", where=where, remedy="export the file again") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"not UTF-8 text: {error}", where=str(path), remedy="export the file again") from error
+    data = load_json(path, "export the file again")
     for key in ("images", "annotations", "categories"):
         entries = data.get(key) if isinstance(data, dict) else None
         if not isinstance(entries, list):
@@ -108,18 +94,45 @@ def _load(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str)
+
+
+def _categories(categories: list[dict[str, Any]], path: Path, tally: Tally) -> dict[Any, str]:
+    out: dict[Any, str] = {}
+    for category in categories:
+        identity, name = category.get("id"), category.get("name")
+        where = f"{path}: category {identity}"
+        if not _is_id(identity):
+            tally.add("category without an id", where, str(name), "dropped")
+        elif identity in out:
+            tally.add("category id used twice", where, str(name), "dropped")
+        elif name is None or not str(name).strip():
+            tally.add("category without a name", where, "", "dropped")
+        else:
+            out[identity] = str(name)
+    return out
+
+
 def _images(images: list[dict[str, Any]], path: Path, tally: Tally) -> dict[Any, dict[str, Any]]:
     out: dict[Any, dict[str, Any]] = {}
+    names: dict[str, Any] = {}
     for image in images:
         where = f"{path}: image {image.get('id')}"
-        if image.get("id") in out:
+        if not _is_id(image.get("id")):
+            tally.add("image without an id", where, str(image.get("file_name")), "dropped")
+        elif image["id"] in out:
             tally.add("image id used twice", where, str(image.get("file_name")), "dropped")
         elif not image.get("file_name"):
             tally.add("image without a file name", where, "", "dropped")
-        elif not all(isinstance(image.get(k), int) and image[k] > 0 for k in ("width", "height")):
+        elif not all(isinstance(image.get(k), int) and 0 < image[k] <= _WIDEST for k in ("width", "height")):
             tally.add("image without a size", where, str(image.get("file_name")), "dropped")
         else:
-            out[image.get("id")] = image
+            name = str(image["file_name"])
+            if name in names:
+                tally.add("file name used twice", where, f"'{name}', as of image {names[name]}", "noted")
+            names[name] = image["id"]
+            out[image["id"]] = image
     return out
 
 
@@ -146,12 +159,14 @@ def _annotations(
         label = labels.get(categories[a["category_id"]], where)
         if label is None:
             continue
+        if max(x + w - field.width, y + h - field.height, -x, -y) > 1:
+            tally.add("box oversteps the field", where, str(box), "repaired")
         extra = {k: v for k, v in a.items() if k not in _ANNOTATION_KEYS}
         mask = _mask(a.get("segmentation"), field, where, tally)
         kept.append(([x, y, w, h], label, int(a.get("id", 0)), bool(a.get("iscrowd", 0)), extra, mask))
     boxes = geometry.from_xywh(np.array([k[0] for k in kept], np.float64).reshape(-1, 4))
     return Annotations.of(
-        boxes,
+        geometry.clip(boxes, field.width, field.height),
         [k[1] for k in kept],
         ids=[k[2] for k in kept],
         crowd=[k[3] for k in kept],
@@ -167,8 +182,10 @@ def _mask(segmentation: Any, field: Field, where: str, tally: Tally) -> Rle | No
         if isinstance(segmentation, dict) and list(segmentation["size"]) != [field.height, field.width]:
             raise ValueError(f"mask of another size, on a field of {[field.height, field.width]}")
         if isinstance(segmentation, list):
-            return dict(rle.merge(rle.frPyObjects(segmentation, field.height, field.width)))
+            return masks.from_polygons(segmentation, field.width, field.height)
         if isinstance(segmentation.get("counts"), list):
+            if sum(segmentation["counts"]) != field.height * field.width:  # decoding would read beyond the runs
+                raise ValueError(f"runs of {sum(segmentation['counts'])} pixels")
             return dict(rle.frPyObjects(segmentation, *segmentation["size"]))
         made = {"size": segmentation["size"], "counts": segmentation["counts"].encode("ascii")}
         rle.decode(made)

@@ -17,7 +17,8 @@ from pycocotools import mask as rle
 
 from detect import geometry
 from detect.errors import FormatError
-from detect.formats.labels import Labels, box_fault, is_finite
+from detect.formats import masks as mask_images
+from detect.formats.labels import Labels, box_fault, is_finite, label_file, load_json, stem_of
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Field, LabelledField, Rle
 
@@ -26,15 +27,7 @@ _UNCLASSIFIED = "Unclassified"
 
 def load(path: Path) -> list[dict[str, Any]]:
     """The features of a file: a FeatureCollection, a list of features, or one feature."""
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
-    except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}"
-        raise FormatError(f"not valid JSON: {error.msg}", where=where, remedy="export it from QuPath again") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"not UTF-8 text: {error}", where=str(path), remedy="export it from QuPath again") from error
+    data = load_json(path, "export it from QuPath again")
     if isinstance(data, dict) and data.get("type") == "Feature":
         data = [data]
     features = data.get("features") if isinstance(data, dict) else data
@@ -44,10 +37,12 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def name_of(feature: Mapping[str, Any]) -> str:
-    """The class of a feature, by name."""
+    """The class of a feature, by name. QuPath 0.4 and later writes a derived class as `names`, and shows "A: B"."""
     properties = feature.get("properties")
     kind = properties.get("classification") if isinstance(properties, dict) else None
     name = kind.get("name") if isinstance(kind, dict) else kind
+    if isinstance(kind, dict) and not name and isinstance(kind.get("names"), list):
+        name = ": ".join(map(str, kind["names"]))
     return str(name) if name else _UNCLASSIFIED
 
 
@@ -76,8 +71,10 @@ def read_field(path: Path, field: Field, labels: Labels, tally: Tally) -> Labell
             tally.add("box oversteps the field", where, f"{x0}, {y0}, {x1}, {y1}", "repaired")
         boxes.append([x0, y0, x1, y1])
         indices.append(label)
-        extra.append({"feature": {k: v for k, v in feature.items() if k != "geometry"}})
-        masks.append(None if _is_box(rings) else _mask(rings, field))
+        kept: dict[str, Any] = {"feature": {k: v for k, v in feature.items() if k != "geometry"}}
+        shape = {k: v for k, v in feature["geometry"].items() if k not in ("type", "coordinates")}
+        extra.append(kept | {"shape": shape} if shape else kept)
+        masks.append(None if _is_box(rings) else _mask(rings, field, where, tally))
     clipped = geometry.clip(np.array(boxes, np.float32).reshape(-1, 4), field.width, field.height)
     return LabelledField(field, Annotations.of(clipped, indices, extra=extra, masks=masks))
 
@@ -93,9 +90,12 @@ def _rings(shape: Any) -> list[np.ndarray] | None:
             outer = [polygon[0] for polygon in shape["coordinates"]]
         else:
             return None
-        rings = [np.array(ring, np.float64).reshape(-1, 2) for ring in outer]
-    except (KeyError, IndexError, TypeError, ValueError):
+        rings = [np.array(ring, np.float64) for ring in outer]
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return None
+    if any(r.ndim != 2 or r.shape[1] < 2 for r in rings):
+        return None
+    rings = [r[:, :2] for r in rings]  # a third number is a height
     if not rings or any(len(r) < 3 for r in rings) or not all(is_finite(v) for r in rings for v in r.ravel()):
         return None
     return rings
@@ -107,19 +107,23 @@ def _is_box(rings: Sequence[np.ndarray]) -> bool:
     return all(len(np.unique(rings[0][:, axis])) == 2 for axis in (0, 1))
 
 
-def _mask(rings: Sequence[np.ndarray], field: Field) -> Rle:
-    return dict(rle.merge(rle.frPyObjects([r.ravel().tolist() for r in rings], field.height, field.width)))
+def _mask(rings: Sequence[np.ndarray], field: Field, where: str, tally: Tally) -> Rle | None:
+    try:
+        return mask_images.from_polygons([r.ravel().tolist() for r in rings], field.width, field.height)
+    except ValueError as error:
+        tally.add("mask cannot be read", where, str(error), "dropped")
+        return None
 
 
 def read(
     folder: Path, fields: Sequence[Field], class_map: Mapping[str, str], classes: ClassMap, tally: Tally
 ) -> list[LabelledField]:
-    """Labels of `fields`, each found by its stem in `folder`."""
+    """Labels of `fields`, each found in `folder` by its id with '/' as '__', or by its stem."""
     labels = Labels(classes, class_map, tally)
     out = []
     known = set()
     for field in fields:
-        path = folder / f"{field.path.stem}.geojson"
+        path = label_file(folder, field, ".geojson")
         known.add(path.name)
         if not path.is_file():
             tally.add("unlabelled image", str(field.path), f"no {path.name}", "noted")
@@ -145,6 +149,7 @@ def to_features(labelled: LabelledField, classes: ClassMap) -> dict[str, Any]:
             properties["classification"] = {"name": name}
         mask = cells.masks[i]
         shape = box_polygon(cells.boxes[i]) if mask is None else outline(mask)
+        shape |= cells.extra[i].get("shape", {})
         features.append({"type": "Feature", **kept, "geometry": shape, "properties": properties})
     return {"type": "FeatureCollection", "features": features}
 
@@ -174,5 +179,6 @@ def write(fields: Sequence[LabelledField], classes: ClassMap, folder: Path) -> N
     """One file a field, named by its id with '/' as '__'."""
     folder.mkdir(parents=True, exist_ok=True)
     for labelled in fields:
-        stem = Path(labelled.field.id).with_suffix("").as_posix().replace("/", "__")
-        (folder / f"{stem}.geojson").write_text(json.dumps(to_features(labelled, classes), indent=1), "utf-8")
+        (folder / f"{stem_of(labelled.field.id)}.geojson").write_text(
+            json.dumps(to_features(labelled, classes), indent=1), "utf-8"
+        )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from detect.errors import FormatError
 from detect.formats.tally import Tally
-from detect.types import ClassMap
+from detect.types import ClassMap, Field
 
 
 class Labels:
@@ -41,9 +46,43 @@ def box_fault(x0: float, y0: float, x1: float, y1: float, width: int, height: in
         return "box without area"
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         return "box outside the field"
+    # What is left within the field, as records hold it: a sliver of 1e-9 pixels is no box any more.
+    left, top = np.float32(max(x0, 0)), np.float32(max(y0, 0))
+    if not (np.float32(min(x1, width)) > left and np.float32(min(y1, height)) > top):
+        return "box without area"
     return None
 
 
 def is_finite(value: Any) -> bool:
     """Whether a value is a real number: no text, no truth value, no infinity."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def load_json(path: Path, remedy: str) -> Any:
+    """What a JSON file says; FormatError names the file, and the line where there is one."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FormatError("no such file", where=str(path), remedy="check the path") from None
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
+    except json.JSONDecodeError as error:
+        raise FormatError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy=remedy) from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"not UTF-8 text: {error}", where=str(path), remedy=remedy) from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets thousands deep
+        raise FormatError(f"not valid JSON: {error}", where=str(path), remedy=remedy) from error
+
+
+def stem_of(identity: str) -> str:
+    """The stem of a field's label file in a flat folder: its id with '/' as '__'."""
+    return Path(identity).with_suffix("").as_posix().replace("/", "__")
+
+
+def label_file(folder: Path, field: Field, suffix: str) -> Path:
+    """Where the labels of a field lie in a flat folder: under its whole id as we write it, else under its stem."""
+    ours = folder / f"{stem_of(field.id)}{suffix}"
+    return ours if ours.is_file() else folder / f"{field.path.stem}{suffix}"

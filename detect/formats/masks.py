@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
+from detect.formats.labels import is_finite
 from detect.formats.tally import Tally
 from detect.types import Annotations, Rle
+
+_FARTHEST = 1e6  # pixels; pycocotools takes memory for every pixel of an edge, and a longer one ends the process
 
 
 def encode(inside: NDArray[np.bool_]) -> Rle:
     """A binary picture, (h, w), as COCO compressed RLE."""
     return dict(rle.encode(np.asfortranarray(inside.astype(np.uint8))))
+
+
+def from_polygons(rings: Any, width: int, height: int) -> Rle:
+    """Outlines, each a list x, y, x, y, ..., as one mask. ValueError where they are no outlines, or vast."""
+    for ring in rings:
+        if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2 or not all(map(is_finite, ring)):
+            raise ValueError(f"no outline: {str(ring)[:40]}")
+        if max(map(abs, ring)) > _FARTHEST:
+            raise ValueError(f"outline that leaves the field by more than {_FARTHEST:.0f} pixels")
+    return dict(rle.merge(rle.frPyObjects(rings, height, width)))
 
 
 def box_of(inside: NDArray[np.bool_]) -> tuple[float, float, float, float]:
@@ -72,6 +86,7 @@ def to_instances(annotations: Annotations, width: int, height: int) -> tuple[NDA
         if mask is not None:
             canvas[rle.decode(mask).astype(bool)] = i + 1
         else:
-            x0, y0, x1, y1 = np.round(annotations.boxes[i]).astype(int)
+            # A box over the border would count from the far side.
+            x0, y0, x1, y1 = np.clip(np.round(annotations.boxes[i]), 0, [width, height, width, height]).astype(int)
             canvas[y0:y1, x0:x1] = i + 1
     return canvas, len(annotations) - len(np.unique(canvas[canvas > 0]))

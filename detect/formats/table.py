@@ -12,6 +12,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,15 @@ _ALIASES = {
 _SIZES = ("width", "height")
 
 
+@dataclass(frozen=True)
+class Row:
+    """One row of a file, by column. `surplus`: it holds more values than the header names."""
+
+    line: int
+    values: Mapping[str, str]
+    surplus: bool
+
+
 @dataclass
 class _Rows:
     boxes: list[list[float]] = field(default_factory=list)
@@ -45,7 +55,7 @@ class _Rows:
     seen: dict[tuple[str, ...], int] = field(default_factory=dict)
 
 
-def read_rows(path: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
+def read_rows(path: Path) -> tuple[list[Row], dict[str, str]]:
     """All rows of a CSV file, and which of its columns says what (ours to theirs).
 
     Raises:
@@ -57,10 +67,15 @@ def read_rows(path: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
         raise FormatError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"not UTF-8 text: {error}", where=str(path), remedy="save it as UTF-8") from error
-    sample = text.split("\n", 1)[0]
+    sample = next(iter(text.splitlines()), "")
     delimiter = ";" if sample.count(";") > sample.count(",") else "\t" if "\t" in sample and "," not in sample else ","
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    header = [h.strip() for h in reader.fieldnames or []]
+    reader = csv.DictReader(io.StringIO(text, newline=None), delimiter=delimiter)
+    try:
+        header = [h.strip() for h in reader.fieldnames or []]
+        rows = [_row(row, reader.line_num) for row in reader]
+    except csv.Error as error:
+        where = f"{path}:{reader.line_num + 1}"
+        raise FormatError(f"not valid CSV: {error}", where=where, remedy="close its quotes, save it again") from error
     if not header:
         raise FormatError("empty file", where=str(path), remedy=f"start it with the header {','.join(_COLUMNS)}")
     folded = {h.casefold(): h for h in header}
@@ -72,13 +87,18 @@ def read_rows(path: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
             raise FormatError(what, where=f"{path}:1", remedy=f"name one of them {' or '.join(names)}")
         if found is not None:
             columns[ours] = found
-    rows = [{(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)} for row in reader]
     return rows, columns
 
 
-def labels_in(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str]) -> list[str]:
+def _row(row: Mapping[Any, Any], line: int) -> Row:
+    surplus = any(str(v).strip() for v in row.get(None) or ())
+    return Row(line, {k.strip(): v.strip() for k, v in row.items() if k and isinstance(v, str)}, surplus)
+
+
+def labels_in(rows: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
     """Label names in the order of their first row."""
-    return list(dict.fromkeys(r[columns["label"]] for r in rows if r.get(columns["label"])))
+    named = [r.values.get(columns["label"]) for r in rows if not r.surplus]
+    return list(dict.fromkeys(name for name in named if name))
 
 
 def read(
@@ -92,13 +112,21 @@ def read(
     rows, columns = read_rows(path)
     labels = Labels(classes, class_map, tally)
     found: dict[str, _Rows] = {}
-    for line, row in enumerate(rows, 2):
+    numbers: dict[tuple[str, str], int] = {}  # ids are counted within a field: other formats number them so
+    for full in rows:
+        line, row = full.line, full.values
         where = f"{path}:{line}"
         name = row.get(columns["field"], "").replace("\\", "/")
         if name not in fields:
             tally.add("annotation without an image", where, f"'{name}'", "dropped")
             continue
         here = found.setdefault(name, _Rows())
+        if full.surplus:
+            tally.add("wrong number of values", where, f"more than the {len(row)} of the header", "dropped")
+            continue
+        number = row.get(columns.get("id", ""), "")
+        if number and numbers.setdefault((name, number), line) != line:
+            tally.add("annotation id used twice", where, f"{number}, as in line {numbers[name, number]}", "noted")
         if row.get(columns["label"]) or row.get(columns["x0"]):
             _take(here, row, columns, fields[name], line, where, labels, tally)
     out = []
@@ -150,17 +178,27 @@ def _take(
     number = row.get(columns.get("id", ""), "")
     here.boxes.append(corners)
     here.labels.append(label)
-    here.ids.append(int(number) if number.lstrip("-").isdigit() else line)
+    here.ids.append(_whole(number, line))
     here.crowd.append(row.get(columns.get("crowd", ""), "0").casefold() in ("1", "true", "yes"))
     used = {*columns.values(), *_SIZES}
     here.extra.append({k: v for k, v in row.items() if k and k not in used})
 
 
+def _whole(text: str, otherwise: int) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return otherwise
+
+
+def holds(key: str, value: object) -> bool:
+    """Whether a column can be called `key` and hold `value`: our own columns are taken."""
+    return isinstance(value, str | int | float) and key.strip().casefold() not in _COLUMNS
+
+
 def write(dataset: Dataset, path: Path) -> None:
     """Records as our CSV; what else the source said of a cell follows in columns of its own."""
-    extra = sorted(
-        {k for f in dataset.fields for e in f.annotations.extra for k in e if isinstance(e[k], str | int | float)}
-    )
+    extra = sorted({k for f in dataset.fields for e in f.annotations.extra for k in e if holds(k, e[k])})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file, lineterminator="\n")
@@ -172,7 +210,8 @@ def write(dataset: Dataset, path: Path) -> None:
             for i in range(len(cells)):
                 name = dataset.classes.names[cells.labels[i]]
                 box = [round(float(v), 3) for v in cells.boxes[i]]
-                rest = [cells.extra[i].get(k, "") for k in extra]
+                said = cells.extra[i]
+                rest = [said[k] if k in said and holds(k, said[k]) else "" for k in extra]
                 out.writerow(
                     [owner.id, owner.width, owner.height, cells.ids[i], name, *box, int(cells.crowd[i]), *rest]
                 )

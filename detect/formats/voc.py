@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,18 @@ import numpy as np
 
 from detect import geometry
 from detect.errors import FormatError
-from detect.formats.labels import Labels, box_fault
+from detect.formats.labels import Labels, box_fault, label_file, stem_of
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Field, LabelledField
+
+_TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
+_NO_TEXT = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def holds(key: str, value: object) -> bool:
+    """Whether an object's element can be called `key` and hold `value`: XML knows no names with spaces."""
+    plain = isinstance(value, str | int | float) and not _NO_TEXT.search(str(value))
+    return plain and key not in ("name", "bndbox") and _TAG.fullmatch(key) is not None
 
 
 def write(fields: Sequence[LabelledField], classes: ClassMap, folder: Path) -> None:
@@ -29,20 +39,19 @@ def write(fields: Sequence[LabelledField], classes: ClassMap, folder: Path) -> N
             element = ET.SubElement(root, "object")
             ET.SubElement(element, "name").text = classes.names[cells.labels[i]]
             for key, value in cells.extra[i].items():
-                if isinstance(value, str | int | float):
+                if holds(key, value):
                     ET.SubElement(element, key).text = str(value)
             box = ET.SubElement(element, "bndbox")
             for name, number in zip(("xmin", "ymin", "xmax", "ymax"), cells.boxes[i], strict=True):
                 ET.SubElement(box, name).text = f"{float(number):.3f}".rstrip("0").rstrip(".")
         ET.indent(root)
-        stem = Path(owner.id).with_suffix("").as_posix().replace("/", "__")
-        ET.ElementTree(root).write(folder / f"{stem}.xml", encoding="utf-8")
+        ET.ElementTree(root).write(folder / f"{stem_of(owner.id)}.xml", encoding="utf-8")
 
 
 def read(
     fields: Sequence[Field], labels_dir: Path, class_map: Mapping[str, str], classes: ClassMap, tally: Tally
 ) -> list[LabelledField]:
-    """Labels of `fields` (with known width and height), found by the stem of each field's file.
+    """Labels of `fields` (with known width and height), found by the field's id with '/' as '__', or by its stem.
 
     VOC counts pixels from 1 and its boxes include their last pixel, but the tools that wrote the sets at hand
     count from 0, so numbers are taken as they stand.
@@ -51,15 +60,16 @@ def read(
         raise FormatError("no such folder of labels", where=str(labels_dir), remedy="check the card's layout")
     labels = Labels(classes, class_map, tally)
     out = []
+    known = set()
     for field in fields:
-        path = labels_dir / f"{field.path.stem}.xml"
+        path = label_file(labels_dir, field, ".xml")
+        known.add(path.name)
         if not path.is_file():
             tally.add("unlabelled image", str(field.path), f"no {path.name}", "noted")
             continue
         annotations = _read_file(path, field, labels, tally)
         if annotations is not None:
             out.append(LabelledField(field, annotations))
-    known = {f"{field.path.stem}.xml" for field in fields}
     for path in sorted(labels_dir.glob("*.xml")):
         if path.name not in known:
             tally.add("label file without an image", str(path), "no image of that name", "dropped")
@@ -142,5 +152,8 @@ def _scale(root: ET.Element, path: Path, field: Field, tally: Tally) -> tuple[fl
     if (width, height) == (field.width, field.height) or width <= 0 or height <= 0:
         return 1.0, 1.0
     detail = f"labels for {width} x {height}, image is {field.width} x {field.height}"
+    if (height, width) == (field.width, field.height):  # which way it was turned is not known here
+        tally.add("labels ignore the EXIF rotation", str(path), detail, "noted")
+        return 1.0, 1.0
     tally.add("wrong size", str(path), detail, "repaired")
     return field.width / width, field.height / height

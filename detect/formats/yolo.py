@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from pycocotools import mask as rle
 
 from detect import geometry
 from detect.config import load_yaml
 from detect.errors import FormatError
-from detect.formats.labels import Labels, box_fault
+from detect.formats import masks
+from detect.formats.labels import Labels, box_fault, stem_of
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, Rle
 
@@ -63,31 +63,57 @@ def read_data_yaml(path: Path, tally: Tally) -> DataYaml:
         tally.add("number of classes differs", str(path), f"nc {data['nc']}, {len(names)} names", "noted")
     home = path.parent
     told = data.get("path")
-    if told and not (home / str(told)).is_dir():
+    if told and not _exists(home / str(told)):
         tally.add("path leads nowhere", str(path), f"'{told}', the yaml's own folder is used", "repaired")
     elif told:
         home = home / str(told)
-    parts = {}
+    parts: dict[str, tuple[Path, ...]] = {}
     for part in ("train", "val", "valid", "test"):
         entries = data.get(part)
         if entries:
             listed = entries if isinstance(entries, list) else [entries]
-            parts["val" if part == "valid" else part] = tuple(_place(home, str(e), path, part) for e in listed)
+            role = "val" if part == "valid" else part
+            parts[role] = parts.get(role, ()) + tuple(_place(home, str(e), path, part) for e in listed)
     return DataYaml({k: str(v) for k, v in sorted(names.items())}, parts)
 
 
 def _place(home: Path, entry: str, path: Path, part: str) -> Path:
     # Roboflow writes ../train/images for a folder that lies beside data.yaml.
     for candidate in (home / entry, home / entry.removeprefix("../"), path.parent / entry):
-        if candidate.exists():
+        if _exists(candidate):
             return candidate
     raise FormatError(f"{part}: no '{entry}' below {home}", where=str(path), remedy="correct 'path', or the part")
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than any file's
+        return False
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, stripped; blank ones are kept."""
+    try:
+        return [line.strip() for line in path.read_bytes().decode("utf-8-sig").splitlines()]
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"not UTF-8 text: {error}", where=str(path), remedy="save it as UTF-8") from error
+
+
 def listed_images(place: Path) -> list[Path]:
-    """The image paths of a text file that lists them, relative ones from its own folder."""
-    lines = [line.strip() for line in place.read_text("utf-8-sig").splitlines()]
-    return [place.parent / line.removeprefix("./") for line in lines if line]
+    """The image paths of a text file that lists them, relative ones from its own folder.
+
+    CVAT sets `data/` before them, for a folder that it does not write.
+    """
+    found = [place.parent / line.removeprefix("./") for line in lines_of(place) if line]
+    return [
+        path
+        if _exists(path) or not path.is_relative_to(place.parent / "data")
+        else place.parent / path.relative_to(place.parent / "data")
+        for path in found
+    ]
 
 
 def label_path(image: Path) -> Path:
@@ -123,6 +149,8 @@ def read(
     known: set[Path] = set()
     for field in fields:
         path = labels_dir / f"{field.path.stem}.txt" if labels_dir is not None else label_path(field.path)
+        if labels_dir is None and not path.is_file() and field.path.with_suffix(".txt").is_file():
+            path = field.path.with_suffix(".txt")  # beside the picture, below some folder called `images`
         known.add(path)
         if not path.is_file():
             tally.add("unlabelled image", str(field.path), f"no {path.name}", "noted")
@@ -211,7 +239,11 @@ def _parse(
     else:
         points = np.array(values[1:]).reshape(-1, 2) * [field.width, field.height]
         box = np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(np.float32)
-        mask = rle.merge(rle.frPyObjects([points.ravel().tolist()], field.height, field.width))
+        try:
+            mask = masks.from_polygons([points.ravel().tolist()], field.width, field.height)
+        except ValueError as error:
+            tally.add("mask cannot be read", where, str(error), "dropped")
+            mask = None
     x0, y0, x1, y1 = map(float, box)
     fault = box_fault(x0, y0, x1, y1, field.width, field.height)
     if fault is not None:
@@ -238,7 +270,7 @@ def write(dataset: Dataset, out: Path, parts: Mapping[str, Sequence[LabelledFiel
             (out / kind / part).mkdir(parents=True, exist_ok=True)
         for labelled in fields:
             field = labelled.field
-            stem = Path(field.id).with_suffix("").as_posix().replace("/", "__")
+            stem = stem_of(field.id)
             if owner.setdefault(stem, field.id) != field.id:
                 what = f"'{owner[stem]}' and '{field.id}' would share the label file {stem}.txt"
                 raise FormatError(what, where=str(out), remedy="rename one of the two")
@@ -249,8 +281,12 @@ def write(dataset: Dataset, out: Path, parts: Mapping[str, Sequence[LabelledFiel
                 for label, center in zip(labelled.annotations.labels, centers, strict=True)
             ]
             (out / "labels" / part / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    places: dict[str, list[str]] = {"train": [], "val": []}  # ultralytics wants both keys; an empty one is nothing
+    for part in parts:
+        role = {"valid": "val"}.get(part, part if part in ("train", "val", "test") else "train")
+        places.setdefault(role, []).append(f"images/{part}")
     data: dict[str, object] = {"path": str(out.resolve())}
-    data |= {part: f"images/{part}" for part in parts}
+    data |= {role: folders[0] if len(folders) == 1 else folders or None for role, folders in places.items()}
     data["names"] = dict(enumerate(dataset.classes.names))
     path = out / "data.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")

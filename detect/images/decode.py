@@ -96,12 +96,13 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _bytes(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end
-        raise ImageError("cannot be read: not a regular file", remedy="put an image file there")
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise ImageError("cannot be read: not a regular file", remedy="put an image file there")
         return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}", remedy="check the file and its permissions") from error
+    except (OSError, ValueError) as error:  # the latter: a name that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot be read: {why}", remedy="check the file and its permissions") from error
 
 
 def header(data: bytes) -> Header:

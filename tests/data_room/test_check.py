@@ -221,7 +221,8 @@ def test_labels_that_ignore_exif_are_found_in_coco(tmp_path: Path) -> None:
     image = {"id": 5, "file_name": "a.jpg", "width": data.HEIGHT, "height": data.WIDTH}
     content = {"images": [image], "categories": [{"id": 3, "name": "WBC"}], "annotations": [data.coco_row(1)]}
     (tmp_path / "labels.json").write_text(json.dumps(content))
-    assert kinds(faults(tmp_path)) == {"error: labels ignore the EXIF rotation": 1}
+    errors = [f for f in faults(tmp_path) if f.severity == "error"]
+    assert kinds(errors) == {"error: labels ignore the EXIF rotation": 1}
 
 
 def test_labels_that_ignore_exif_are_found_in_voc(tmp_path: Path) -> None:
@@ -229,7 +230,8 @@ def test_labels_that_ignore_exif_are_found_in_voc(tmp_path: Path) -> None:
     (tmp_path / "Annotations").mkdir()
     cell = data.voc_object("WBC", 10, 10, 30, 40)
     data.voc_file(tmp_path / "Annotations" / "a.xml", cell, size=(data.HEIGHT, data.WIDTH))
-    assert kinds(faults(tmp_path)) == {"error: labels ignore the EXIF rotation": 1}
+    errors = [f for f in faults(tmp_path) if f.severity == "error"]
+    assert kinds(errors) == {"error: labels ignore the EXIF rotation": 1}
 
 
 def test_a_wrong_size_is_found_in_voc(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ SAME = {name: name for name in CLASSES}
 
 def read(faulty: data.Faulty, tally: Tally) -> list[LabelledField]:
     classes = ClassMap(faulty.classes)
-    return yolo.read(faulty.fields, faulty.labels, faulty.names, faulty.class_map, classes, tally)
+    return yolo.read(faulty.fields, faulty.labels, dict(enumerate(faulty.names)), faulty.class_map, classes, tally)
 
 
 def read_lines(folder: Path, text: str, tally: Tally | None = None, size: tuple[int, int] = (100, 80)) -> Annotations:
@@ -35,7 +35,7 @@ def read_lines(folder: Path, text: str, tally: Tally | None = None, size: tuple[
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "a.txt").write_text(text)
     field = Field("a.jpg", "s", folder / "a.jpg", *size)
-    return yolo.read([field], folder, CLASSES.names, SAME, CLASSES, tally or Tally())[0].annotations
+    return yolo.read([field], folder, dict(enumerate(CLASSES.names)), SAME, CLASSES, tally or Tally())[0].annotations
 
 
 def dataset(*fields: LabelledField) -> Dataset:
@@ -94,14 +94,14 @@ def test_a_polygon_becomes_a_box_and_a_mask(tmp_path: Path) -> None:
 
 def test_no_folder_of_labels_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no such folder of labels"):
-        yolo.read([], tmp_path / "none", CLASSES.names, SAME, CLASSES, Tally())
+        yolo.read([], tmp_path / "none", dict(enumerate(CLASSES.names)), SAME, CLASSES, Tally())
 
 
 def test_names_of_several_words_are_compared_whole(tmp_path: Path) -> None:
     classes = ClassMap(("Segmented neutrophil", "Smudge cell"))
     (tmp_path / "classes.txt").write_text("Segmented neutrophil\nSmudge cell\n")
     tally = Tally()
-    yolo.read([], tmp_path, classes.names, {n: n for n in classes}, classes, tally)
+    yolo.read([], tmp_path, dict(enumerate(classes.names)), {n: n for n in classes}, classes, tally)
     assert tally.counts() == {"not a label file, noted": 1}
 
 
@@ -109,7 +109,7 @@ def test_names_of_several_words_are_compared_whole(tmp_path: Path) -> None:
 def test_what_is_no_label_file_is_not_dropped_as_one(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("\n".join(CLASSES.names))
     tally = Tally(strict=True)
-    yolo.read([], tmp_path, CLASSES.names, SAME, CLASSES, tally)
+    yolo.read([], tmp_path, dict(enumerate(CLASSES.names)), SAME, CLASSES, tally)
     assert tally.counts() == {"not a label file, noted": 1}
 
 
@@ -137,7 +137,7 @@ def test_round_trip_within_half_a_pixel(
     tally = Tally()
     (written,) = (folder / "out" / "images" / "train").iterdir()
     again = Field("a", "s", written, *size)
-    back = yolo.read([again], folder / "out" / "labels" / "train", CLASSES.names, SAME, CLASSES, tally)
+    back = yolo.read([again], folder / "out" / "labels" / "train", dict(enumerate(CLASSES.names)), SAME, CLASSES, tally)
     assert tally.counts() in ({}, {"repeated box, dropped": len(boxes) - len(back[0].annotations)})
     if not tally.problems:
         assert back[0].annotations.labels.tolist() == labels
