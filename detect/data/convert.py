@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from detect.data.sources import Parts
 from detect.errors import ConfigError, FormatError, StoreError
@@ -124,8 +126,8 @@ def _geojson(parts: Parts, out: Path) -> None:
 
 def _masks(parts: Parts, out: Path) -> None:
     """16-bit PNGs whose grey levels number the cells; `masks.csv` says which level is what."""
-    rows = ["field,level,label"]
     (out / "masks").mkdir(parents=True)
+    rows: list[tuple[str, int, str]] = []
     for dataset in parts.values():
         for labelled in dataset.fields:
             field, cells = labelled.field, labelled.annotations
@@ -133,9 +135,19 @@ def _masks(parts: Parts, out: Path) -> None:
                 raise ConfigError(f"'{field.id}' has more cells than a 16-bit mask can number", remedy="use coco")
             canvas, _ = masks.to_instances(cells, field.width, field.height)
             stem = stem_of(field.id)
-            cv2.imwrite(str(out / "masks" / f"{stem}.png"), canvas)
-            rows += [f"{field.id},{i + 1},{dataset.classes.names[k]}" for i, k in enumerate(cells.labels)]
-    (out / "masks.csv").write_text("\n".join(rows) + "\n", "utf-8")
+            _write_png(out / "masks" / f"{stem}.png", canvas)
+            rows += [(stem, i + 1, dataset.classes.names[k]) for i, k in enumerate(cells.labels)]
+    with (out / "masks.csv").open("w", newline="", encoding="utf-8") as file:
+        table_of_levels = csv.writer(file, lineterminator="\n")
+        table_of_levels.writerow(("mask", "level", "label"))
+        table_of_levels.writerows(rows)
+
+
+def _write_png(path: Path, pixels: NDArray[Any]) -> None:
+    done, data = cv2.imencode(".png", pixels)
+    if not done:
+        raise StoreError("could not be written as PNG", where=str(path))
+    path.write_bytes(data.tobytes())
 
 
 def _folders(parts: Parts, out: Path) -> None:
@@ -147,11 +159,11 @@ def _folders(parts: Parts, out: Path) -> None:
             for i, box in enumerate(labelled.annotations.boxes):
                 x0, y0, x1, y1 = np.round(box).astype(int)
                 cut = pixels[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-                folder = out / dataset.classes.names[labelled.annotations.labels[i]]
+                # A label may hold anything; a folder name must stay within `out`.
+                name = dataset.classes.names[labelled.annotations.labels[i]].replace("/", "__").replace("\\", "__")
+                folder = out / (name.strip(". ") or "unnamed")
                 folder.mkdir(exist_ok=True)
-                done, data = cv2.imencode(".png", cut[:, :, ::-1])
-                if done:
-                    (folder / f"{stem}__{i + 1}.png").write_bytes(data.tobytes())
+                _write_png(folder / f"{stem}__{i + 1}.png", cut[:, :, ::-1])
 
 
 # Format name to its writer of whole sets.

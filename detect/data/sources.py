@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from detect.config import load_yaml
 from detect.data.cards import load_card
 from detect.data.load import load_dataset
 from detect.errors import ConfigError, DataError, FormatError, ImageError
 from detect.formats import coco, geojson, masks, table, voc, yolo
-from detect.formats.labels import load_json
+from detect.formats.labels import load_json, stem_of
 from detect.formats.tally import Tally
 from detect.images import decode
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
@@ -117,7 +120,9 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def _coco_files(path: Path) -> list[Path]:
-    found = sorted(p for p in [*path.glob("*.json"), *path.glob("annotations/*.json")] if p.is_file())
+    # Beside the images, in annotations/, or one a part as Roboflow writes them.
+    places = ("*.json", "annotations/*.json", "*/_annotations.coco.json")
+    found = sorted(p for place in places for p in path.glob(place) if p.is_file())
     return [p for p in found if _seems_coco(p.read_bytes())]
 
 
@@ -127,7 +132,9 @@ def _seems_coco(content: bytes) -> bool:
 
 
 def _part_of(file: Path) -> str:
-    return file.stem.removeprefix("instances_").removeprefix("_annotations.").removesuffix(".coco")
+    if file.name == "_annotations.coco.json":
+        return file.parent.name
+    return file.stem.removeprefix("instances_").removesuffix(".coco")
 
 
 def _coco(source: Source) -> Parts:
@@ -287,17 +294,40 @@ def _folders(source: Source) -> Parts:
     return {"all": Dataset(source.path.name, source.path, classes, tuple(records), frozenset())}
 
 
+def _levels(source: Source) -> dict[tuple[str, int], str]:
+    """Mask and grey level to label, from a `masks.csv` beside the masks; empty where there is none."""
+    path = source.path / "masks.csv"
+    if not path.is_file():
+        return {}
+    try:
+        rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FormatError(f"no CSV text: {error}", where=str(path), remedy="save it as UTF-8, or remove it") from error
+    if rows and not {"mask", "level", "label"} <= set(rows[0]):
+        what = f"expected the columns mask, level, label, got {list(rows[0])}"
+        raise FormatError(what, where=f"{path}:1", remedy="name them so, or remove the file")
+    out = {}
+    for line, row in enumerate(rows, 2):
+        level = row["level"] or ""
+        if level.isascii() and level.isdecimal() and len(level) < 6 and row["label"]:
+            out[row["mask"], int(level)] = row["label"]
+        else:
+            source.tally.add("not a number", f"{path}:{line}", f"level '{level[:20]}'", "dropped")
+    return out
+
+
 def _masks(source: Source) -> Parts:
-    """`images/` and `masks/` of the same stems; the grey levels of a mask number its cells."""
+    """`images/` and `masks/` of the same stems; the grey levels of a mask number its cells, `masks.csv` names them."""
     home = source.images or source.path / "images"
     folder = source.path / "masks"
     if not folder.is_dir():
         raise FormatError("no folder 'masks'", where=str(source.path), remedy="put images/ and masks/ into one folder")
     known = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in decode.SUFFIXES}
-    classes = ClassMap(("Cell",))
+    named = _levels(source)
+    classes = ClassMap(tuple(dict.fromkeys(named.values())) or ("Cell",))
     records = []
     for field in fields_of(images_in(home), home, source.tally):
-        path = known.pop(field.path.stem, None)
+        path = known.pop(stem_of(field.id), None) or known.pop(field.path.stem, None)
         if path is None:
             source.tally.add("unlabelled image", str(field.path), f"no mask {field.path.stem}", "noted")
             continue
@@ -310,7 +340,15 @@ def _masks(source: Source) -> Parts:
             what = f"mask {pixels.shape[1]} x {pixels.shape[0]}, image {field.width} x {field.height}"
             source.tally.add("wrong size", str(path), what, "dropped")
             continue
-        records.append(LabelledField(field, masks.from_instances(pixels, 0)))
+        cells = masks.from_instances(pixels, 0)
+        if named:
+            there = np.array([(path.stem, level) in named for level in cells.ids], bool)
+            for level in np.array(cells.ids, int)[~there]:
+                source.tally.add("unknown label", str(path), f"level {level} is not in masks.csv", "dropped")
+            cells = cells.select(there)
+            indices = [classes.index(named[path.stem, level]) for level in cells.ids]
+            cells = replace(cells, labels=np.array(indices, np.int64))
+        records.append(LabelledField(field, cells))
     for path in known.values():
         source.tally.add("label file without an image", str(path), "no image of that name", "dropped")
     source.tally.read["fields"] += len(records)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image as PilImage
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
@@ -296,3 +297,33 @@ def test_the_written_data_yaml_names_every_part(tmp_path: Path) -> None:
     content = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
     assert [content[part] for part in parts] == [f"images/{part}" for part in parts]
     assert {p: len(d) for p, d in sources.read(tmp_path / "out", Tally()).items()} == dict.fromkeys(parts, 1)
+
+
+def test_masks_come_back_under_their_labels(tmp_path: Path) -> None:
+    cells = Annotations.of([[2, 3, 20, 22], [30, 5, 44, 19]], [1, 0])
+    _picture(tmp_path / "set" / "a" / "f.png")
+    field = Field("a/f.png", "a", tmp_path / "set" / "a" / "f.png", 64, 48)
+    made = Dataset("set", tmp_path, ClassMap(("WBC", 'odd, "name"')), (LabelledField(field, cells),), frozenset())
+    convert({"all": made}, tmp_path / "out", "masks")
+    tally = Tally()
+    back = sources.read(tmp_path / "out", tally)["all"]
+    names = [back.classes.names[k] for k in back.fields[0].annotations.labels]
+    assert names == ['odd, "name"', "WBC"]
+    assert tally.problems == []
+    np.testing.assert_array_equal(back.fields[0].annotations.boxes, cells.boxes)
+
+
+def test_a_class_folder_stays_within_the_output(tmp_path: Path) -> None:
+    _picture(tmp_path / "f.png")
+    field = Field("f.png", ".", tmp_path / "f.png", 64, 48)
+    cells = Annotations.of([[2, 3, 20, 22], [30, 5, 44, 19]], [0, 1])
+    made = Dataset("set", tmp_path, ClassMap(("../../escaped", "..")), (LabelledField(field, cells),), frozenset())
+    convert({"all": made}, tmp_path / "home" / "out", "folders")
+    written = [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*__*.png")]
+    assert len(written) == 2
+    assert all(p.startswith("home/out/") for p in written)
+
+
+def _picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PilImage.fromarray(np.full((48, 64, 3), 200, np.uint8)).save(path)
