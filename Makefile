@@ -1,21 +1,23 @@
 # make demo              score drawn slides with the shipped bundles (core install, no torch)
-# make demo SLIDES=DIR   score your own: one sub-folder a slide
+# make demo SLIDES=DIR   score your own: one sub-folder a slide; OUT=DIR for another place of the results
 # make test              everything that must pass before a change lands
 # make test-long         kills, floods, browsers, real data
 # make constraints       pin the dependencies anew
 PYTHON ?= python3
 SLIDES ?=
-OUT ?= demo/out
+OUT ?=
 PIP_FLAGS = --quiet --disable-pip-version-check --no-input
 
 .PHONY: demo test test-long lint types imports tests minimal constraints clean
 
 demo: .venv-core/installed
 ifeq ($(SLIDES),)
-	@test -d demo/slides || .venv-core/bin/smear data sample --out demo/slides
-	@.venv-core/bin/smear score demo/slides --out $(OUT) --overwrite
+	@test -d demo/slides || { rm -rf demo/partial && .venv-core/bin/smear data sample --out demo/partial \
+		&& mv demo/partial demo/slides; }
+	@out="$(OUT)"; .venv-core/bin/smear score demo/slides --out "$${out:-demo/results}" --overwrite
 else
-	@.venv-core/bin/smear score "$(SLIDES)" --out "$(OUT)" --overwrite || test $$? -eq 3
+	@out="$(OUT)"; .venv-core/bin/smear score "$(SLIDES)" --overwrite \
+		--out "$${out:-demo/results-$$(basename "$(SLIDES)")}" || test $$? -eq 3
 endif
 
 test: lint types imports tests minimal
@@ -43,14 +45,14 @@ minimal: .venv-core/installed
 .venv-core/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
 	@echo "installing the core into .venv-core (once)"
-	@test -x .venv-core/bin/python || $(PYTHON) -m venv .venv-core
+	@.venv-core/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-core
 	@.venv-core/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e .
 	@touch $@
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
 	@echo "installing everything into .venv (once)"
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@.venv/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt uv
 	@.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e ".[all,dev]"
 	@touch $@

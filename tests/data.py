@@ -94,9 +94,8 @@ def _unusual() -> dict[str, bytes]:
     plain = smear()
     grey = cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY)
     palette = PilImage.fromarray(plain).quantize(16)
-    clear, pages = io.BytesIO(), io.BytesIO()
+    clear = io.BytesIO()
     palette.save(clear, "PNG", transparency=3)
-    PilImage.fromarray(plain).save(pages, "TIFF", save_all=True, append_images=[PilImage.new("RGB", (10, 10))])
     files = {f"exif-{o}.jpg": jpeg(plain, orientation=o) for o in STORED}
     files |= {f"exif-6.{kind.lower()}": encode(plain, kind, orientation=6) for kind in ("PNG", "TIFF", "WEBP")}
     files |= {
@@ -124,7 +123,6 @@ def _unusual() -> dict[str, bytes]:
         "progressive.jpg": jpeg(plain, progressive=True),
         "tail.jpg": jpeg(plain) + b"trailing garbage" * 20,
         "padded.jpg": jpeg(plain) + b"\0" * 512,
-        "pages.tif": pages.getvalue(),
         "lzw.tif": encode(plain, "TIFF", compression="tiff_lzw"),
         "jpeg.tif": encode(plain, "TIFF", compression="jpeg"),
         "plain.bmp": encode(plain, "BMP"),
@@ -143,6 +141,13 @@ def _flipped(data: bytes, start: int, count: int) -> bytes:
     return bytes(broken)
 
 
+def _pages() -> bytes:
+    """Two pictures in one file."""
+    out = io.BytesIO()
+    PilImage.new("RGB", (WIDTH, HEIGHT)).save(out, "TIFF", save_all=True, append_images=[PilImage.new("RGB", (10, 10))])
+    return out.getvalue()
+
+
 def _broken() -> dict[str, tuple[bytes, str]]:
     noise = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     jpg, png, bmp = jpeg(noise), encode(noise, "PNG"), encode(noise, "BMP")
@@ -154,6 +159,10 @@ def _broken() -> dict[str, tuple[bytes, str]]:
         "text.jpg": (b"field 3 was not photographed\n", "not an image"),
         "half.jpg": (jpg[: len(jpg) // 2], "truncated"),
         "ninety.jpg": (jpg[: len(jpg) * 9 // 10], "truncated"),
+        "zeroed.jpg": (jpg[: len(jpg) // 2] + bytes(1500) + jpg[len(jpg) // 2 + 1500 :], "zeros"),
+        "pages.tif": (_pages(), "2 pages"),
+        "scan.svs": (tif, ".svs files are not read"),
+        "phone.HEIC": (b"\0\0\0\x18ftypheic", ".heic files are not read"),
         "no-end.jpg": (jpg[:-2000], "truncated"),
         "header.jpg": (jpg[:20], "header"),
         "start.jpg": (b"\xff\xd8", "header"),

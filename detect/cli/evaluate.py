@@ -27,7 +27,9 @@ def detector(
     part: Annotated[str, typer.Option("--split", help="Part of the card's split, such as val; 'all' for all.")] = "val",
     split_file: Annotated[str | None, typer.Option("--split-file", help="Another split than the card's.")] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the images.")] = None,
-    max_detections: Annotated[int, typer.Option("--max-detections", min=1, help="Most per field and class.")] = 300,
+    max_detections: Annotated[
+        int | None, typer.Option("--max-detections", min=1, help="Most cells of a field; the bundle's own by default.")
+    ] = None,
     engine: Annotated[str, typer.Option("--engine", help="auto, openvino or onnxruntime.")] = "auto",
     rounds: Annotated[int, typer.Option("--bootstrap", min=10, help="Rounds of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 1,
@@ -56,17 +58,25 @@ def detector(
     else:
         dataset, *_ = split_parts(card, split_file, root, tally, part)
     print_tally(tally)
-    runner = BundleDetector(opened, EngineSettings(engine), thresholds=dict.fromkeys(opened.card.classes, MIN_SCORE))
+    runner = BundleDetector(
+        opened,
+        EngineSettings(engine),
+        thresholds=dict.fromkeys(opened.card.classes, MIN_SCORE),
+        max_detections=max_detections,
+    )
     dataset = align(dataset, runner.classes)
     with Progress(console=err, transient=True) as bar:
         task = bar.add_task("fields", total=len(dataset))
         found = predict_all(runner, dataset, progress=lambda n: bar.advance(task, n))
-    assert opened.card.detector is not None
-    thresholds = opened.card.detector.thresholds
-    report, ap = measure(dataset, found, thresholds, cap=max_detections, rounds=rounds, seed=seed)
+    thresholds = runner.settings.thresholds
+    most = max_detections or runner.settings.max_detections
+    report, ap = measure(dataset, found, thresholds, cap=most, rounds=rounds, seed=seed)
     split = split_file or card.split if part != "all" else None
     title = f"{opened.card.name} on {card.name}, part {part}"
     command = f"smear evaluate detector {opened.card.name} --data {card.name} --split {part} --seed {seed} --out DIR"
+    command += f" --split-file {split_file}" if split_file else ""
+    command += f" --max-detections {max_detections}" if max_detections else ""
+    command += f" --bootstrap {rounds}" if rounds != 1000 else ""
     about = {
         "bundle": opened.card.name,
         "bundle_hash": opened.hash,
@@ -91,7 +101,7 @@ def detector(
         f"mAP50 {report.ap.map50}, mAP50-95 {report.ap.map50_95}; {report.n_fields} fields, {report.n_groups} groups"
     )
     if report.ap.capped_fields:
-        console.print(f"warning: {report.ap.capped_fields} fields reached the cap of {max_detections} detections")
+        console.print(f"warning: {report.ap.capped_fields} fields reached the cap of {most} detections")
     if write_card:
         add_metrics(opened.path, metrics(report, card.name, split, part, command))
     console.print(f"written to {out}")

@@ -9,20 +9,21 @@ from rich.table import Table
 
 from detect.formats.tally import Tally
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# No markup: names and paths may hold square brackets.
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
 
 
 def error(message: str) -> None:
     """A problem that ends the command."""
     err.print("error:", style="bold red", end=" ")
-    err.print(message, markup=False, soft_wrap=True)
+    err.print(message, soft_wrap=True)
 
 
 def print_tally(tally: Tally, most: int = 5) -> None:
     """What a reader met, to standard error."""
     for line in tally.lines(most):
-        err.print(line, markup=False, soft_wrap=True, style="dim")
+        err.print(line, soft_wrap=True, style="dim")
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

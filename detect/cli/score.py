@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,6 +112,10 @@ def _print(outcome: Outcome) -> None:
         console.print(table)
     if len(outcome.slides) > 20:
         console.print(f"... and {len(outcome.slides) - 20} more slides, see {outcome.out / 'slides.csv'}")
+    if outcome.others:
+        kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in outcome.others)
+        listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(6))
+        console.print(f"{len(outcome.others)} files that are no pictures were left alone: {listed}", soft_wrap=True)
     total = outcome.fields_ok + outcome.fields_failed
     console.print(f"{outcome.fields_ok} of {total} fields read in {outcome.seconds:.1f} s", soft_wrap=True)
     if outcome.fields_failed:

@@ -96,6 +96,7 @@ def train(
     started = time.monotonic()
     job = TrainingJob(settings, str(path), learn, dev, out, resume, device, trust_pickle)
     record |= adapter.train(job)
+    record["resumed"] = resume
     record["minutes"] = round((time.monotonic() - started) / 60, 1)
     (out / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False), "utf-8")
     return record

@@ -57,7 +57,7 @@ class DetectionReport:
             "map50": asdict(self.ap.map50),
             "map50_95": asdict(self.ap.map50_95),
             "per_class_ap": {n: {"ap50": asdict(a), "ap50_95": asdict(b)} for n, (a, b) in self.ap.per_class.items()},
-            "max_detections_per_class": self.ap.cap,
+            "max_detections": self.ap.cap,
             "fields_that_reached_it": self.ap.capped_fields,
             "classes": {name: asdict(report) for name, report in self.classes.items()},
             "confusion": {
@@ -162,7 +162,7 @@ def markdown(report: DetectionReport, title: str) -> str:
         "",
         f"- mAP50 {report.ap.map50}",
         f"- mAP50-95 {report.ap.map50_95}",
-        f"- at most {report.ap.cap} detections per field and class; {report.ap.capped_fields} fields reached it",
+        f"- at most {report.ap.cap} detections a field; {report.ap.capped_fields} fields reached it",
         "",
         "| class | cells | AP50 | AP50-95 | threshold | precision | recall | F1 |",
         "| --- | ---: | --- | --- | ---: | --- | --- | --- |",

@@ -9,9 +9,12 @@ import numpy as np
 from detect.evaluate.matching import match
 from detect.types import Dataset, Detections
 
+UNKNOWN = 0.25  # where nothing can be chosen: a class without cells, or without all of its cells drawn
+
 
 def best_f1(dataset: Dataset, found: Sequence[Detections], min_iou: float = 0.5) -> dict[str, float]:
     """Per class the score, rounded to 0.01, from which on F1 at `min_iou` is highest; ties take the lower score.
+    `UNKNOWN` for a class of which the set holds no cells, or not all.
 
     Matching is greedy by score, so what a detection above a threshold meets does not depend on those below it, and
     one matching serves every threshold.
@@ -23,7 +26,6 @@ def best_f1(dataset: Dataset, found: Sequence[Detections], min_iou: float = 0.5)
     hits = np.zeros((len(dataset.classes), len(grid)))
     shown = np.zeros_like(hits)
     truths = np.zeros(len(dataset.classes))
-    name_of = dataset.classes.names
     for labelled, detections in zip(dataset.fields, found, strict=True):
         cells = labelled.annotations
         matches = match(detections, cells, min_iou)
@@ -31,9 +33,10 @@ def best_f1(dataset: Dataset, found: Sequence[Detections], min_iou: float = 0.5)
         above = detections.scores[:, None] >= grid[None, :].astype(np.float32)
         for k in range(len(truths)):
             mine = (detections.labels == k) & ~matches.ignored
-            if name_of[k] not in dataset.exhaustive_for:
-                mine &= matches.truth_of >= 0
             shown[k] += above[mine].sum(axis=0)
             hits[k] += above[mine & (matches.truth_of >= 0)].sum(axis=0)
     f1 = 2 * hits / np.maximum(shown + truths[:, None], 1e-9)
-    return {name: float(grid[int(np.argmax(f1[k]))]) for k, name in enumerate(dataset.classes.names)}
+    return {
+        name: float(grid[int(np.argmax(f1[k]))]) if truths[k] and name in dataset.exhaustive_for else UNKNOWN
+        for k, name in enumerate(dataset.classes.names)
+    }

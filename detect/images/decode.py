@@ -28,6 +28,12 @@ from detect.types import Image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: a quarter of a gigabyte as RGB
+# Picture formats that are not read: such a file is a field all the same, so that it is missed and not overlooked.
+UNREAD = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".raw", ".nef", ".cr2", ".dng"}) | frozenset(
+    {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".czi", ".lif", ".nd2", ".vsi", ".bif", ".dcm"}
+)
+_STANDARD_TABLE = bytes.fromhex("0002010303020403050504040000017d")  # code lengths of JPEG's own luminance AC table
+_ZEROS = bytes(512)
 _ORIENTATION = 0x0112
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP")
 _TIFF_BITS, _PNG_DEPTH_AT = 258, 24
@@ -97,12 +103,30 @@ def _named(path: Path) -> Iterator[None]:
 
 def _bytes(path: Path) -> bytes:
     try:
+        if path.suffix.lower() in UNREAD:
+            what = f"{path.suffix.lower()} files are not read"
+            raise ImageError(what, remedy="export its fields as JPEG, PNG or TIFF")
+        if path.is_dir():
+            raise ImageError("a folder that cannot be opened", remedy="check its permissions")
         if path.exists() and not path.is_file():  # a pipe would be waited for without end
             raise ImageError("cannot be read: not a regular file", remedy="put an image file there")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # the latter: a name that no file can have
         why = getattr(error, "strerror", None) or error
         raise ImageError(f"cannot be read: {why}", remedy="check the file and its permissions") from error
+
+
+def _check_scan(data: bytes) -> None:
+    """Refuse a JPEG of which a stretch was overwritten with zeros, as broken copies leave it.
+
+    The decoders say nothing and fill the rest with grey. With the standard tables, which nearly all cameras use, no
+    picture encodes to so many zeros; with tables of its own a flat picture can, and is let through.
+    """
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # segment by segment to the scan
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    if _STANDARD_TABLE in data[:at] and _ZEROS in data[at:].rstrip(b"\x00\r\n"):
+        raise ImageError("damaged image: a stretch of the file is zeros", remedy="copy the image again")
 
 
 def header(data: bytes) -> Header:
@@ -123,6 +147,9 @@ def header(data: bytes) -> Header:
     if width * height > MAX_PIXELS:
         raise ImageError(_too_large(f"{width} x {height}"), remedy="cut it into fields")
     kind = image.format or ""
+    pages = getattr(image, "n_frames", 1) if kind in ("TIFF", "WEBP") else 1
+    if pages > 1:
+        raise ImageError(f"{pages} pages in one file", remedy="export each as an image of its own")
     try:
         turned = int(image.getexif().get(_ORIENTATION, 1) or 1)
     except Exception:  # a damaged EXIF block says nothing about orientation
@@ -156,6 +183,7 @@ def decode(data: bytes) -> Image:
     """
     found = header(data)
     if found.format == "JPEG" and found.mode in ("RGB", "L") and data.rstrip(b"\x00\r\n").endswith(b"\xff\xd9"):
+        _check_scan(data)
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         if pixels is not None and pixels.shape[:2] == (found.height, found.width):
             return np.ascontiguousarray(pixels)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detect.errors import DataError
-from detect.images.decode import SUFFIXES
+from detect.images.decode import SUFFIXES, UNREAD
 from detect.types import Field
 
-_SYSTEM = {"thumbs.db", "desktop.ini", ".ds_store"}
+SYSTEM = {"thumbs.db", "desktop.ini", ".ds_store"}
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,24 @@ def scan(root: Path) -> Folder:
     """Each sub-folder of `root` is a slide; the images below it, nested or flat, are its fields.
 
     Images that lie directly in `root` belong to a slide of the root's own name. Linked folders are followed, a
-    folder that was seen already is not. Nothing is opened here.
+    folder that was seen already is not. Nothing is opened here. Pictures of formats that are not read, and folders that
+    cannot be opened, are fields too: they fail later, with a reason.
     """
     if not root.is_dir():
         raise DataError("no such folder", where=str(root), remedy="give a folder with one sub-folder a slide")
     fields: list[Field] = []
     others: list[str] = []
     seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+
+    def closed(error: OSError) -> None:
+        """A folder that cannot be opened becomes a field that fails, so that what is in it is not lost silently."""
+        place = Path(str(error.filename))
+        if place == root:
+            raise DataError(f"cannot be read: {error.strerror}", where=str(root), remedy="check its permissions")
+        identity = printable(place.relative_to(root).as_posix())
+        fields.append(Field(id=identity, slide=identity.split("/", 1)[0], path=place))
+
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=closed):
         real = os.path.realpath(folder)
         if real in seen:
             subfolders.clear()
@@ -53,9 +63,9 @@ def scan(root: Path) -> Folder:
         for name in names:
             path = Path(folder) / name
             identity = printable(path.relative_to(root).as_posix())
-            if path.suffix.lower() in SUFFIXES and not name.startswith("._"):
+            if path.suffix.lower() in SUFFIXES | UNREAD and not name.startswith("._"):
                 slide = identity.split("/", 1)[0] if "/" in identity else printable(root.resolve().name)
                 fields.append(Field(id=identity, slide=slide, path=path))
-            elif name.lower() not in _SYSTEM:
+            elif name.lower() not in SYSTEM:
                 others.append(identity)
     return Folder(root, tuple(sorted(fields, key=lambda f: f.id)), tuple(sorted(others)))

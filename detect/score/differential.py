@@ -51,9 +51,9 @@ class Slide:
         return self.white < FEW
 
 
-def not_seen(classifiers: Sequence[Card]) -> list[str]:
+def not_seen(cards: Sequence[Card]) -> list[str]:
     """Kinds of nucleated white cell that no bundle of the run can name, blasts first."""
-    known = {name for card in classifiers for name in card.classes}
+    known = {name for card in cards for name in card.classes}
     tree = taxonomy()
     wanted = ["Blast", "Immature granulocyte", "Neutrophil", "Lymphocyte", "Atypical lymphocyte", "Monocyte"]
     wanted += ["Eosinophil", "Basophil", "Smudge cell", "Nucleated RBC"]

@@ -22,7 +22,7 @@ from detect.pipeline import Cells, Pipeline
 from detect.score.store import FieldRecord
 from detect.types import CellRecord, Field, Image
 
-_HELD_PIXELS = 48_000_000  # most pixels of one batch: huge fields make small batches, so memory stays flat
+_HELD_PIXELS = 24_000_000  # most pixels that wait for a batch: huge fields make small batches, so memory stays flat
 _WHOLE_RED_CELLS = 5  # fewer say nothing of a field's scale
 
 Row = tuple[FieldRecord, tuple[CellRecord, ...]]
@@ -94,25 +94,30 @@ def _batches(
         bucket.slots.append(slot)
         bucket.pixels.append(result)
         bucket.area += result.shape[0] * result.shape[1]
-        if len(bucket.slots) >= size or bucket.area >= _HELD_PIXELS:
+        if len(bucket.slots) >= size:
             yield bucket.slots, bucket.pixels
             del buckets[key]
+        while sum(b.area for b in buckets.values()) >= _HELD_PIXELS:
+            fullest = max(buckets, key=lambda k: buckets[k].area)
+            yield buckets[fullest].slots, buckets[fullest].pixels
+            del buckets[fullest]
     for bucket in buckets.values():
         yield bucket.slots, bucket.pixels
 
 
 def _decoded(fields: Sequence[Field], readers: ThreadPoolExecutor, ahead: int) -> Iterator[Image | ImageError]:
-    """Decoded fields in order, read ahead by a number that shrinks while they are large."""
+    """Decoded fields in order, read ahead by a number that grows while they are small."""
     waiting: deque[Future[Image | ImageError]] = deque()
     position = 0
-    allowed = ahead
+    allowed = 1
     while position < len(fields) or waiting:
         while position < len(fields) and len(waiting) < allowed:
             waiting.append(readers.submit(_read, fields[position]))
             position += 1
         result = waiting.popleft().result()
         if not isinstance(result, ImageError):
-            allowed = max(1, min(ahead, _HELD_PIXELS // max(1, result.shape[0] * result.shape[1])))
+            fitting = _HELD_PIXELS // max(1, result.shape[0] * result.shape[1])
+            allowed = max(1, min(ahead, fitting, 2 * allowed))
         yield result
 
 

@@ -33,10 +33,10 @@ _CROP, _MARGIN, _OVERLAY = (
     900,
 )  # pixels of a crop, context around it, pixels of an overlay's longer side
 _QUALITY = 82
-_ALL_CROPS, _ALL_OVERLAYS, _FEWEST = 240, 40, 4  # crops of one type over all slides, overlays over all, least of a type
+_ALL_CROPS, _ALL_OVERLAYS = 960, 120  # crops of one type, and overlays, over all slides: about 30 MB of page
 # Outlines by label, RGB: readable on pink and on violet, and apart for colour-blind eyes.
 _LINES = {"WBC": (0, 60, 200), "RBC": (150, 150, 150), "Platelet": (230, 110, 0)}
-_COLUMNS = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score", "type", "type_score")
+_COLUMNS = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score", "type", "type_score", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,15 @@ class _Cell:
     score: float
     type: str
     type_score: float | None
+    best: str
+
+    @property
+    def said(self) -> str:
+        """The answer in words: how sure, or for an unidentified cell what it came nearest to."""
+        if self.type_score is None:
+            return self.type
+        sure = ">99 %" if self.type_score > 0.99 else f"{100 * self.type_score:.0f} %"
+        return f"{self.best}? {sure}" if self.type == UNIDENTIFIED else f"{sure} sure"
 
 
 def write(
@@ -61,8 +70,8 @@ def write(
     about: Mapping[str, Any],
 ) -> None:
     """Write `report/index.html`. With many slides each gets fewer pictures, so that the page still opens."""
-    gallery = min(settings.gallery, max(_FEWEST, _ALL_CROPS // max(1, len(slides))))
-    overlays = min(settings.overlays, max(1, _ALL_OVERLAYS // max(1, len(slides))))
+    gallery = min(settings.gallery, _ALL_CROPS // max(1, len(slides)))
+    overlays = min(settings.overlays, _ALL_OVERLAYS // max(1, len(slides)))
     fields = store.fields().to_pylist()
     drawn = _busiest(fields, overlays)
     white, whole = _cells(store, {field for names in drawn.values() for field in names})
@@ -89,8 +98,9 @@ def write(
             fields_ok=sum(f["status"] == "ok" for f in fields),
             white=sum(s.white for s in slides),
             cards=cards,
-            not_seen=not_seen([c for c in cards if c.task == "classifier"]),
+            not_seen=not_seen(cards),
             few=FEW,
+            thinned=gallery < settings.gallery or overlays < settings.overlays,
             unidentified=UNIDENTIFIED,
             legend={name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in _LINES.items()},
         )
@@ -143,8 +153,9 @@ def _white_labels(table: pa.Table) -> list[str]:
 
 def _rows(table: pa.Table) -> Iterator[tuple[str, _Cell]]:
     for row in zip(*(table.column(c).to_pylist() for c in _COLUMNS), strict=True):
-        slide, field, number, x0, y0, x1, y1, label, score, kind, sure = row
-        yield slide, _Cell(field, number, (x0, y0, x1, y1), label, score, white_type(label, kind), sure)
+        slide, field, number, x0, y0, x1, y1, label, score, kind, sure, chances = row
+        best = max(chances, key=lambda pair: pair[1])[0] if chances else ""
+        yield slide, _Cell(field, number, (x0, y0, x1, y1), label, score, white_type(label, kind), sure, best)
 
 
 class _Pictures:
@@ -165,7 +176,7 @@ class _Pictures:
 
 
 def _gallery(slide: Slide, white: Sequence[_Cell], pictures: _Pictures, most: int) -> list[dict[str, Any]]:
-    """White cells by type, least sure first: these are the ones to look at."""
+    """White cells by type, from the least to the most sure: the first are the ones to look at."""
     chosen: list[_Cell] = []
     totals: dict[str, int] = {}
     order = [line.name for line in slide.differential] + [line.name for line in slide.beside]
@@ -220,13 +231,12 @@ def draw(pixels: Image, cells: Sequence[_Cell]) -> Image:
         white = c.label == "WBC"
         cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, 3 if white else 1, cv2.LINE_AA)
         if white:
-            sure = f" {100 * c.type_score:.0f}%" if c.type_score is not None else ""
-            _name(canvas, f"{c.type}{sure}", x0, y0, colour)
+            _name(canvas, c.said if c.type == UNIDENTIFIED else f"{c.type}, {c.said}", x0, y0, colour)
     return np.ascontiguousarray(canvas)
 
 
 def _name(canvas: Image, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.52
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.68
     (width, height), base = cv2.getTextSize(text, font, size, 1)
     x = max(0, min(x, canvas.shape[1] - width - 6))
     top = max(0, y - height - base - 5)

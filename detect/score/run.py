@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -74,6 +73,9 @@ def score(
             )
     detector = open_bundle(settings.detector, "detector")
     classifiers = [open_bundle(name, "classifier") for name in settings.classifiers]
+    names = [bundle.card.name for bundle in (detector, *classifiers)]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"two bundles share a name: {names}", remedy="name each bundle once")
     workers = settings.workers or cores()
     engine = EngineSettings(settings.engine, settings.precision, workers).resolved()
     pipeline = Pipeline(detector, classifiers, engine, min_score=settings.min_score)
@@ -86,7 +88,7 @@ def score(
         rows = score_fields(pipeline, fields, batch=settings.batch, workers=workers, progress=progress)
         _store(store, number, rows)
     scored = time.monotonic()
-    types = [t for bundle in classifiers for t in bundle.card.classes]
+    types = list(dict.fromkeys(t for bundle in classifiers for t in bundle.card.classes))
     slides = tuple(differential.count(store, types))
     differential.write(slides, out)
     states = store.fields().column("status").to_pylist()
@@ -157,6 +159,11 @@ def _versions() -> dict[str, str]:
     return out
 
 
-def _peak_memory() -> int:
+def _peak_memory() -> int | None:
+    """Most resident memory of this process, MiB; None on systems that do not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak / (2**20 if sys.platform == "darwin" else 2**10))

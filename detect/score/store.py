@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from detect.errors import StoreError
+from detect.images.folder import SYSTEM
 from detect.types import CellRecord
 
 _NUMBERS = pa.map_(pa.string(), pa.float32())
@@ -92,7 +93,7 @@ class Store:
                     "the output folder is not empty", where=str(out), remedy="name another, or --overwrite"
                 )
             ours = {"run.yaml", "cells", "fields", "slides.parquet", "slides.csv", "report", "geojson"}
-            foreign = sorted(p.name for p in out.iterdir() if p.name not in ours)
+            foreign = sorted(p.name for p in out.iterdir() if not (p.name in ours or _litter(p.name)))
             if foreign:
                 what = f"holds '{foreign[0]}', which no scoring run wrote"
                 raise StoreError(what, where=str(out), remedy="name another folder; nothing was deleted")
@@ -123,6 +124,11 @@ class Store:
     def write_run(self, record: Mapping[str, Any]) -> None:
         """`run.yaml`, last of all: a run folder with one is finished."""
         write_bytes(yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True).encode(), self.out / "run.yaml")
+
+
+def _litter(name: str) -> bool:
+    """What a file manager, or a killed run of ours, leaves behind."""
+    return name.lower() in SYSTEM or (name.startswith(".") and name.endswith(".partial"))
 
 
 def _read(folder: Path, schema: pa.Schema) -> pa.Table:

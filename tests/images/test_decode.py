@@ -75,7 +75,7 @@ def test_a_broken_file_says_why(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["dangling.jpg", "folder.jpg", "none.jpg"])
 def test_a_path_that_cannot_be_read_says_why(folder: Path, name: str) -> None:
     for function in (decode.read, decode.size):
-        with pytest.raises(ImageError, match="cannot be read"):
+        with pytest.raises(ImageError, match=r"cannot be read|cannot be opened"):
             function(folder / name)
 
 

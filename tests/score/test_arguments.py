@@ -136,3 +136,29 @@ def test_a_folder_whose_only_images_are_in_the_output_is_refused(one: Path, tmp_
     assert inside("score", one, "--out", home / "results").code == 0
     (home / "results" / "report" / "shot.jpg").write_bytes((one / "s" / "f.jpg").read_bytes())
     check_refused(inside("score", home, "--out", home / "results", "--overwrite"), "no images")
+
+
+def test_names_in_square_brackets_are_printed_whole(one: Path, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    shutil.copytree(one, slides / "[smith] 12")
+    answer = inside("score", slides, "--out", tmp_path / "o[may]")
+    assert answer.code == 0
+    assert "[smith] 12: 1 fields" in answer.out
+    assert f"report: {tmp_path / 'o[may]' / 'report' / 'index.html'}" in answer.out
+
+
+def test_two_bundles_of_one_name_are_refused(one: Path, tmp_path: Path) -> None:
+    twice = ("--classifier", "wbc-types-small", "--classifier", "wbc-types-small")
+    check_refused(inside("score", one, "--out", tmp_path / "o", *twice), "share a name")
+
+
+def test_pictures_that_are_not_read_are_failed_fields_and_others_are_told(one: Path, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    shutil.copytree(one, slides / "a")
+    (slides / "b").mkdir()
+    (slides / "b" / "scan.svs").write_bytes(b"a slide")
+    (slides / "b" / "notes.txt").write_text("two cells", "utf-8")
+    answer = inside("score", slides, "--out", tmp_path / "o")
+    assert answer.code == 3
+    assert "1 files that are no pictures were left alone: 1 .txt" in answer.out
+    assert "b: 0 fields, 1 not read" in answer.out
