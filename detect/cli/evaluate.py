@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from detect.cli.output import err, print_table, print_tally
 from detect.cli.output import out as console
@@ -36,6 +35,8 @@ def detector(
     write_card: Annotated[bool, typer.Option("--write-card", help="Put the figures on the bundle's card.")] = False,
 ) -> None:
     """AP by pycocotools, precision, recall and F1 at the bundle's thresholds, confusion, curves."""
+    from rich.progress import Progress
+
     from detect.bundles.folder import add_metrics, open_bundle
     from detect.data.cards import load_card
     from detect.data.load import load_dataset

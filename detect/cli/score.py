@@ -7,14 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from detect.cli.output import err
 from detect.cli.output import out as console
@@ -45,6 +37,15 @@ def score(
     Exit code 0 where every field was read, 3 where some could not be (each is a row with its reason), 2 for bad
     arguments.
     """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     from detect.config import parse
     from detect.score.run import score as run
     from detect.score.settings import ScoreSettings
