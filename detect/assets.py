@@ -37,6 +37,11 @@ def find(given: str | Path, folder: str, suffix: str) -> Path:
     raise ConfigError(f"no file '{given}'", remedy=f"give a path, or one of the packaged {folder}: {names}")
 
 
+def is_packaged(name: str, folder: str, suffix: str) -> bool:
+    """Whether a packaged file of that bare name exists."""
+    return (ROOT / folder / f"{name}{suffix}").is_file()
+
+
 def bundle(given: str | Path) -> Path:
     """The folder of a user's bundle, or of the released bundle of that name."""
     path = Path(given)

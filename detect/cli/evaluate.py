@@ -121,12 +121,14 @@ def classifier(
     write_card: Annotated[bool, typer.Option("--write-card", help="Put the figures on the bundle's card.")] = False,
 ) -> None:
     """Accuracy, macro F1, confusion, and what abstaining does, on cells of known type."""
+    from detect import assets
     from detect.bundles.folder import add_metrics, open_bundle
     from detect.classify.bundled import BundleClassifier, softmax
     from detect.classify.export import metrics, raw_scores
     from detect.data.cards import load_card
     from detect.data.splits import cells_of, read_split
     from detect.data.typed import load_typed
+    from detect.errors import DataError
     from detect.evaluate.classification import measure, write
     from detect.evaluate.plots import confusion
     from detect.formats.tally import Tally
@@ -135,6 +137,9 @@ def classifier(
     opened = open_bundle(bundle, "classifier")
     tally = Tally()
     split = split_file or opened.card.training.split
+    if split_file is None and not assets.is_packaged(split, "configs/splits", ".csv"):
+        what = f"the bundle's split '{split}' is not among the packaged ones"
+        raise DataError(what, where=str(opened.path), remedy="give its file with --split-file")
     cells = cells_of(read_split(split), load_typed([load_card(d) for d in data], tally), part)
     print_tally(tally)
     runner = BundleClassifier(opened, EngineSettings(engine))

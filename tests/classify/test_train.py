@@ -74,6 +74,10 @@ def test_train_export_verify_evaluate(home: Path, monkeypatch: pytest.MonkeyPatc
     assert verified.code == 0, verified.out
     assert "BROKEN" not in verified.out
     fixed = ("--data", home / "drawn.yaml", "--out", home / "figures", "--bootstrap", 20)
+    unnamed = smear("evaluate", "classifier", home / "bundle", *fixed, cwd=home)
+    assert unnamed.code == 2
+    assert "--split-file" in unnamed.err
+    fixed += ("--split-file", home / "drawn-split.csv")
     measured = smear("evaluate", "classifier", home / "bundle", *fixed, "--write-card", cwd=home)
     assert measured.code == 0, measured.err[-3000:]
     assert {p.name for p in (home / "figures").iterdir()} >= {"metrics.json", "metrics.md", "confusion.png"}
