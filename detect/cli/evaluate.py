@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detect.cli.output import err, print_table, print_tally
 from detect.cli.output import out as console
+
+if TYPE_CHECKING:
+    from detect.evaluate.coco_ap import Ap
+    from detect.evaluate.detection import DetectionReport
 
 app = typer.Typer(no_args_is_help=True, help="Measure a bundle on labelled data, with intervals.")
 
@@ -47,7 +51,6 @@ def detector(
     from detect.detectors.train import split_parts
     from detect.evaluate.align import align
     from detect.evaluate.detection import measure, write
-    from detect.evaluate.plots import confusion, precision_recall
     from detect.formats.tally import Tally
     from detect.runtime.base import EngineSettings
 
@@ -90,6 +93,16 @@ def detector(
         "label_problems": tally.counts(),
     }
     write(report, out, title, about)
+    _show_detector(report, ap, out, title)
+    if write_card:
+        add_metrics(opened.path, metrics(report, card.name, split, part, command))
+    console.print(f"written to {out}")
+
+
+def _show_detector(report: DetectionReport, ap: Ap, out: Path, title: str) -> None:
+    """Pictures into the folder, a table to the terminal."""
+    from detect.evaluate.plots import confusion, precision_recall
+
     precision_recall({n: ap.curve(n)[0] for n in report.ap.per_class}, out / "precision-recall.png", title)
     heads = [*report.classes, "background"]
     confusion(report.confusion, heads, heads, out / "confusion.png", title)
@@ -102,10 +115,7 @@ def detector(
         f"mAP50 {report.ap.map50}, mAP50-95 {report.ap.map50_95}; {report.n_fields} fields, {report.n_groups} groups"
     )
     if report.ap.capped_fields:
-        console.print(f"warning: {report.ap.capped_fields} fields reached the cap of {most} detections")
-    if write_card:
-        add_metrics(opened.path, metrics(report, card.name, split, part, command))
-    console.print(f"written to {out}")
+        console.print(f"warning: {report.ap.capped_fields} fields reached the cap of {report.ap.cap} detections")
 
 
 @app.command()

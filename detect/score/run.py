@@ -59,23 +59,8 @@ def score(
         start: called once with the number of fields. progress: called with the fields done since the last call.
     """
     started = time.monotonic()
-    found = scan(folder)
-    if not found.fields:
-        what = f"no images in it ({len(found.others)} other files)"
-        raise DataError(what, where=str(folder), remedy="give a folder with one sub-folder of images a slide")
-    if out.resolve() == folder.resolve() or folder.resolve().is_relative_to(out.resolve()):
-        raise ConfigError("the output would overwrite the slides", where=str(out), remedy="name another folder")
-    if out.resolve().is_relative_to(folder.resolve()):
-        found = _without(found, out)
-        if not found.fields:
-            raise DataError(
-                "no images in it but those of the output folder", where=str(folder), remedy="name another --out"
-            )
-    detector = open_bundle(settings.detector, "detector")
-    classifiers = [open_bundle(name, "classifier") for name in settings.classifiers]
-    names = [bundle.card.name for bundle in (detector, *classifiers)]
-    if len(set(names)) != len(names):
-        raise ConfigError(f"two bundles share a name: {names}", remedy="name each bundle once")
+    found = _fields(folder, out)
+    detector, classifiers = _bundles(settings)
     workers = settings.workers or cores()
     engine = EngineSettings(settings.engine, settings.precision, workers).resolved()
     pipeline = Pipeline(detector, classifiers, engine, min_score=settings.min_score)
@@ -115,6 +100,31 @@ def score(
         }
     )
     return Outcome(out, slides, ok, len(states) - ok, seconds, found.others)
+
+
+def _fields(folder: Path, out: Path) -> Folder:
+    """What is to be scored; an output folder within the slides is not scored again."""
+    found = scan(folder)
+    if not found.fields:
+        what = f"no images in it ({len(found.others)} other files)"
+        raise DataError(what, where=str(folder), remedy="give a folder with one sub-folder of images a slide")
+    if out.resolve() == folder.resolve() or folder.resolve().is_relative_to(out.resolve()):
+        raise ConfigError("the output would overwrite the slides", where=str(out), remedy="name another folder")
+    if out.resolve().is_relative_to(folder.resolve()):
+        found = _without(found, out)
+        if not found.fields:
+            what = "no images in it but those of the output folder"
+            raise DataError(what, where=str(folder), remedy="name another --out")
+    return found
+
+
+def _bundles(settings: ScoreSettings) -> tuple[Bundle, list[Bundle]]:
+    detector = open_bundle(settings.detector, "detector")
+    classifiers = [open_bundle(name, "classifier") for name in settings.classifiers]
+    names = [bundle.card.name for bundle in (detector, *classifiers)]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"two bundles share a name: {names}", remedy="name each bundle once")
+    return detector, classifiers
 
 
 def _without(found: Folder, out: Path) -> Folder:
