@@ -3,7 +3,8 @@
     .venv/bin/python tools/register_split.py --out configs/splits/txl-pbc-apart.csv
 
 The perceptual hash of `smear data split` sees whole pictures in eight orientations. It misses pictures that overlap in
-part: neighbouring shots, shifted or turned crops. Here key points (SIFT, Lowe 2004) of each held-out field, also mirrored, are matched to all training fields, and an affine map is fitted (RANSAC). Only fields of 416 x 416 and
+part: neighbouring shots, shifted or turned crops. Here key points (SIFT, Lowe 2004) of each held-out field, also
+mirrored, are matched to all training fields, and an affine map is fitted (RANSAC). Only fields of 416 x 416 and
 640 x 480 are compared: these come from BCCD, which is known to stand in TXL-PBC more than once.
 """
 
