@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detect.errors import ConfigError
 
+_PLAIN_KEYS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
+
 
 class Settings(BaseModel):
     """Base of every settings model: frozen, and a key that it does not know is an error."""
@@ -30,15 +32,47 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path), remedy="save it as UTF-8 text") from error
     try:
-        value = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            twice = _key_twice(loader, node)
+            value = loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
     except Exception as error:  # PyYAML's constructors raise whatever a value makes them meet: 2024-13-45 is no date
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"not valid YAML: {problem}", where=where, remedy="mend that line") from error
+    if twice is not None:
+        what = f"the key '{twice.value}' stands twice"
+        raise ConfigError(what, where=f"{path}:{twice.start_mark.line + 1}", remedy="leave one of the two")
     if not isinstance(value, dict):
         raise ConfigError(f"expected 'key: value' lines, got {type(value).__name__}", where=str(path))
     return value
+
+
+def _key_twice(loader: yaml.SafeLoader, root: Any) -> Any:
+    """The node of a key that stands twice in one mapping, of which YAML would keep the last silently; else None."""
+    waiting: list[Any] = [] if root is None else [root]
+    known: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in known or isinstance(node, yaml.ScalarNode):  # an alias may lead back to where it stands
+            continue
+        known.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        seen: set[Any] = set()
+        for key, value in node.value:
+            waiting.append(value)
+            # As Python sees it: 1 and 01 are one key. Tags such as that of '<<' make no value of their own.
+            said = loader.construct_object(key) if key.tag in _PLAIN_KEYS else (key.tag, str(key.value))
+            if said in seen:
+                return key
+            seen.add(said)
+    return None
 
 
 def parse(model: type[S], values: dict[str, Any], where: str) -> S:

@@ -10,7 +10,7 @@ import numpy as np
 from detect.bundles.folder import Bundle
 from detect.classify.bundled import BundleClassifier
 from detect.classify.crops import at_border
-from detect.detectors.bundled import BundleDetector
+from detect.detectors.bundled import open_detector
 from detect.runtime.base import EngineSettings
 from detect.taxonomy import UNIDENTIFIED
 from detect.types import CellCrop, CellRecord, Detections, Image
@@ -43,7 +43,7 @@ class Pipeline:
         min_score: float | None = None,
     ) -> None:
         lowered = None if min_score is None else dict.fromkeys(detector.card.classes, min_score)
-        self.detector = BundleDetector(detector, engine, thresholds=lowered)
+        self.detector = open_detector(detector, engine, thresholds=lowered)
         routes: dict[int, BundleClassifier] = {}
         for bundle in classifiers:
             classifier = BundleClassifier(bundle, engine)
@@ -56,7 +56,7 @@ class Pipeline:
         """Cells of each field.
 
         Args:
-            fields: pictures; those of one letterbox size run as one batch.
+            fields: pictures; those of one shape in the detector run as one batch.
             names: (slide, field id) of each.
         """
         found = self.detector.predict(fields)

@@ -214,6 +214,7 @@ class Dataset:
     Attributes:
         exhaustive_for: the classes of which every cell is drawn. A detection of any other class is ignored in
             evaluation: its absence from the labels says nothing.
+        extra: whatever else the source says of the set, kept for the way back.
     """
 
     name: str
@@ -221,6 +222,7 @@ class Dataset:
     classes: ClassMap
     fields: tuple[LabelledField, ...]
     exhaustive_for: frozenset[str]
+    extra: Mapping[str, Any] = made(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.fields)

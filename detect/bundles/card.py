@@ -40,6 +40,9 @@ class DetectorGraph(Settings):
     Attributes:
         image_size: pixels of the longer side that a field is resized to.
         pad: grey level around a field that fills no multiple of `stride`.
+        square: fields are padded to a square, for networks that know one shape only.
+        one_by_one: the graph takes one field a call.
+        masks: the graph gives a third output, a small mask of each box.
         thresholds: least score per class. threshold_choice: how they were chosen.
         candidates: most boxes that enter non-maximum suppression, best scores first.
         max_detections: most cells of one field.
@@ -48,6 +51,9 @@ class DetectorGraph(Settings):
     image_size: int = Key(ge=32)
     stride: int = 32
     pad: int = Key(114, ge=0, le=255)
+    square: bool = False
+    one_by_one: bool = False
+    masks: bool = False
     thresholds: dict[str, float]
     threshold_choice: str
     nms_iou: float = Key(gt=0, le=1)
@@ -97,6 +103,7 @@ class Card(Settings):
         architecture: family, name, how to build it again, parameters, gflops.
         files: SHA-256 of each file beside the card.
         limits: what a user must know before trusting it.
+        training: None for a method that learns nothing; its bundle has no weights.
     """
 
     schema_version: Literal[1] = 1
@@ -110,7 +117,7 @@ class Card(Settings):
     architecture: dict[str, Any]
     detector: DetectorGraph | None = None
     classifier: ClassifierGraph | None = None
-    training: Training
+    training: Training | None = None
     metrics: tuple[Metric, ...] = ()
     files: dict[str, str] = {}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detect import assets
-from detect.bundles.card import CARD, GRAPH, WEIGHTS, Card, Metric
+from detect.bundles.card import CARD, GRAPH, WEIGHTS, Card, DetectorGraph, Metric
 from detect.config import dump, load
 from detect.errors import BundleError
 
@@ -26,8 +26,21 @@ class Bundle:
     hash: str
 
     @property
+    def detector(self) -> DetectorGraph:
+        """How the detector takes fields; BundleError where it is none."""
+        if self.card.detector is None:
+            raise BundleError("not a detector", where=str(self.path), remedy="name a detector bundle")
+        return self.card.detector
+
+    @property
     def graph(self) -> Path:
-        """The ONNX graph."""
+        """The ONNX graph; BundleError where the family cannot be exported."""
+        if GRAPH not in self.card.files:
+            raise BundleError(
+                f"no graph: {self.card.architecture.get('name')} is not exported",
+                where=str(self.path),
+                remedy="run it with --runtime torch",
+            )
         return self.path / GRAPH
 
     @property
@@ -57,8 +70,10 @@ def open_bundle(given: str | Path, task: str | None = None) -> Bundle:
 
 def check_hashes(card: Card, path: Path) -> None:
     """BundleError where a file is missing or altered."""
+    if card.training is not None and WEIGHTS not in card.files:
+        raise BundleError(f"the card gives no hash for {WEIGHTS}", where=str(path / CARD), remedy="export it again")
     for name in (WEIGHTS, GRAPH):
-        if name not in card.files:
+        if name not in card.files and (path / name).exists():
             raise BundleError(f"the card gives no hash for {name}", where=str(path / CARD), remedy="export it again")
     for name, expected in card.files.items():
         file = path / name

@@ -1,4 +1,4 @@
-"""A classifier bundle, run by an engine. No training framework is needed."""
+"""A classifier bundle, run by an engine. No training framework is needed, unless it is the engine asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detect.bundles.card import ClassifierGraph
 from detect.bundles.folder import Bundle
 from detect.classify.crops import crop, resize
 from detect.errors import BundleError
-from detect.runtime.base import EngineSettings, open_graph
+from detect.runtime.base import FRAMEWORK, EngineSettings, open_graph
 from detect.types import CellCrop, ClassMap, Image
 
 # uint8 (n, s, s, 3) to scores before the softmax, float32 (n, types)
@@ -30,7 +30,7 @@ class BundleClassifier:
     """Types cells.
 
     Args:
-        graph: something else that runs the bundle's graph, such as the training framework, for parity.
+        graph: something else that runs the bundle's graph, for tests.
     """
 
     def __init__(self, bundle: Bundle, engine: EngineSettings | None = None, *, graph: Graph | None = None) -> None:
@@ -38,7 +38,7 @@ class BundleClassifier:
             raise BundleError("not a classifier", where=str(bundle.path), remedy="name a classifier bundle")
         self.settings: ClassifierGraph = bundle.card.classifier
         self.classes = ClassMap(bundle.card.classes)
-        self._run: Graph = graph or open_graph(bundle.graph, engine or EngineSettings()).run
+        self._run: Graph = graph or _graph(bundle, engine or EngineSettings())
 
     def cut(self, field: Image, box: tuple[float, float, float, float]) -> CellCrop:
         """The crop of a cell as this model wants it, in original pixels."""
@@ -52,3 +52,12 @@ class BundleClassifier:
         batch = np.stack([resize(c.pixels, size) for c in crops])
         scores = [self._run(batch[i : i + BATCH])[0] for i in range(0, len(batch), BATCH)]
         return softmax(np.concatenate(scores), self.settings.temperature)
+
+
+def _graph(bundle: Bundle, engine: EngineSettings) -> Graph:
+    chosen = engine.resolved()
+    if chosen.name != FRAMEWORK:
+        return open_graph(bundle.graph, chosen).run
+    from detect.classify.train import reference  # needs the extra `train`
+
+    return reference(bundle.card.architecture, bundle.weights, chosen.device, chosen.precision)

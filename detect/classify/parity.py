@@ -5,28 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from detect.bundles.folder import Bundle
 from detect.classify.bundled import BundleClassifier
 from detect.classify.crops import crop
-from detect.classify.train import build
 from detect.detectors.parity import Parity
-from detect.runtime.base import EngineSettings
+from detect.runtime.base import FRAMEWORK, EngineSettings
 from detect.types import Image
 
 
 def parity(bundle: Bundle, fields: Sequence[Image], engine: EngineSettings) -> Parity:
     """Compare on the middle third of each field, whatever it shows: the answers must agree, not be right."""
-    model = build(bundle.card.architecture, bundle.weights)
-
-    def reference(batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
-        with torch.inference_mode():
-            return (model(torch.from_numpy(batch)).numpy(),)
-
     crops = [crop(f, (f.shape[1] / 3, f.shape[0] / 3, f.shape[1] / 1.5, f.shape[0] / 1.5), 0.0) for f in fields]
-    a = BundleClassifier(bundle, graph=reference).predict(crops)
+    a = BundleClassifier(bundle, EngineSettings(FRAMEWORK)).predict(crops)
     b = BundleClassifier(bundle, engine).predict(crops)
     chosen = engine.resolved()
     changed = int((a.argmax(axis=1) != b.argmax(axis=1)).sum())

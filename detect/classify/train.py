@@ -29,7 +29,8 @@ from detect.classify.settings import ClassifierSettings
 from detect.config import load
 from detect.data import augment
 from detect.data.cards import load_card
-from detect.data.splits import cells_of, file_hash, read_split
+from detect.data.fingerprint import file_hash
+from detect.data.splits import cells_of, read_split
 from detect.data.typed import TypedCell, load_typed
 from detect.detectors.train import keep_data, keep_settings
 from detect.errors import StoreError
@@ -70,7 +71,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     keep_settings(settings, out, str(path))
     cards = [load_card(d) for d in data]
-    keep_data(cards, split, out)
+    keep_data(cards, [split], out)
     tally = tally or Tally()
     everything = load_typed(cards, tally)
     chosen = read_split(split, allow_leak=allow_leak)
@@ -206,3 +207,17 @@ def build(architecture: dict[str, Any], weights: Path) -> Any:
     model = NETWORKS[architecture["name"]](int(architecture["types"]), dropout=0.0)
     model.load_state_dict(load_file(weights))
     return model.eval()
+
+
+def reference(
+    architecture: dict[str, Any], weights: Path, device: str = "cpu", precision: str = "fp32"
+) -> Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ...]]:
+    """The graph of a classifier bundle, run by torch itself: uint8 (n, h, w, 3) to scores (n, types)."""
+    model = build(architecture, weights).to(device)
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+
+    def run(batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, dtype=kind, enabled=precision != "fp32"):
+            return (model(torch.from_numpy(batch).to(device)).float().cpu().numpy(),)
+
+    return run

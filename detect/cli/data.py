@@ -213,6 +213,9 @@ def audit(
     max_difference: Annotated[
         int, typer.Option("--max-difference", min=0, max=128, help="Most signs of 256 that differ between copies.")
     ] = 60,
+    parts: Annotated[
+        bool, typer.Option("--parts/--whole", help="Also pictures that agree in part or are turned by any angle.")
+    ] = True,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the search.")] = 1,
 ) -> None:
     """Copies within and across splits and sets, independent samples, balance, sizes, quality, colour."""
@@ -220,22 +223,26 @@ def audit(
 
     from detect.cli.output import err
     from detect.data import audit as auditing
+    from detect.data import copies
     from detect.data.audit_report import items_of, write
     from detect.data.sources import read
     from detect.formats.tally import Tally
 
     tally = Tally()
     sets = {Path(source).stem: read(source, tally) for source in sources}
-    items = [item for name, parts in sets.items() for item in items_of(name, parts)]
+    items = [item for name, published in sets.items() for item in items_of(name, published)]
     with Progress(console=err, transient=True) as bar:
         task = bar.add_task("pictures", total=len(items))
-        seen = auditing.look(items, progress=lambda n: bar.advance(task, n))
-    found = auditing.pairs(seen, max_difference, seed)
-    about = write(sets, seen, found, out, max_difference)
+        seen = auditing.look(items, parts=parts, progress=lambda n: bar.advance(task, n))
+        bar.add_task("copies", total=None)
+        found = copies.find(seen.traces, max_difference, seed)
+    about = write(sets, seen, found, out, max_difference, by_parts=parts)
     print_tally(tally)
     rows = ((place, n["pictures"], n["independent"]) for place, n in about["independent"].items())
     print_table("independent pictures", ("set and part", "pictures", "independent"), rows)
-    print_table("copies", ("between", "pairs"), ((" and ".join(r["between"]), r["pairs"]) for r in about["pairs"]))
+    print_table(
+        "copies", ("between", "pairs of one group"), ((" and ".join(r["between"]), r["pairs"]) for r in about["pairs"])
+    )
     console.print(f"page: {(out / 'index.html').resolve()}", soft_wrap=True)
 
 
@@ -245,12 +252,12 @@ def _unboxed(parts: dict[str, Dataset], detector: str) -> list[Fault]:
     from detect.bundles.folder import open_bundle
     from detect.cli.output import err
     from detect.data.check import without_a_box
-    from detect.detectors.bundled import BundleDetector
+    from detect.detectors.bundled import open_detector
     from detect.detectors.measure import predict_all
     from detect.errors import DataError
     from detect.evaluate.align import align
 
-    runner = BundleDetector(open_bundle(detector, "detector"))
+    runner = open_detector(open_bundle(detector, "detector"))
     faults: list[Fault] = []
     with Progress(console=err, transient=True) as bar:
         for part, dataset in parts.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detect.cli.options import RunDevice, RunPrecision, Runtime, engine_settings
 from detect.cli.output import err, print_table, print_tally
 from detect.cli.output import out as console
 
@@ -26,33 +27,38 @@ def verbs() -> None:
 def detector(
     bundle: Annotated[str, typer.Argument(help="Bundle folder, or the name of a released one.")],
     data: Annotated[str, typer.Option("--data", help="Dataset card: a path, or the name of a packaged one.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json, metrics.md and pictures.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for metrics, predictions, tables and pictures.")],
     part: Annotated[str, typer.Option("--split", help="Part of the card's split, such as val; 'all' for all.")] = "val",
     split_file: Annotated[str | None, typer.Option("--split-file", help="Another split than the card's.")] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the images.")] = None,
     max_detections: Annotated[
         int | None, typer.Option("--max-detections", min=1, help="Most cells of a field; the bundle's own by default.")
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="auto, openvino or onnxruntime.")] = "auto",
+    engine: Runtime = "auto",
+    precision: RunPrecision = "fp32",
+    device: RunDevice = "cpu",
     rounds: Annotated[int, typer.Option("--bootstrap", min=10, help="Rounds of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 1,
     write_card: Annotated[bool, typer.Option("--write-card", help="Put the figures on the bundle's card.")] = False,
 ) -> None:
-    """AP by pycocotools, precision, recall and F1 at the bundle's thresholds, confusion, curves."""
+    """AP by pycocotools, FROC, precision, recall and F1 at the bundle's thresholds, counting, calibration, errors."""
     from rich.progress import Progress
 
     from detect.bundles.folder import add_metrics, open_bundle
     from detect.data.cards import load_card
+    from detect.data.fingerprint import fingerprint
     from detect.data.load import load_dataset
     from detect.data.sources import merge
-    from detect.detectors.bundled import BundleDetector
+    from detect.detectors.bundled import open_detector
     from detect.detectors.export import metrics
     from detect.detectors.measure import MIN_SCORE, predict_all
     from detect.detectors.train import split_parts
     from detect.evaluate.align import align
-    from detect.evaluate.detection import measure, write
+    from detect.evaluate.detection import measure
+    from detect.evaluate.saved import save
+    from detect.evaluate.strata import strata
+    from detect.evaluate.tables import write
     from detect.formats.tally import Tally
-    from detect.runtime.base import EngineSettings
 
     opened = open_bundle(bundle, "detector")
     card = load_card(data)
@@ -62,37 +68,42 @@ def detector(
     else:
         dataset, *_ = split_parts(card, split_file, root, tally, part)
     print_tally(tally)
-    runner = BundleDetector(
+    chosen = engine_settings(engine, precision, device)
+    runner = open_detector(
         opened,
-        EngineSettings(engine),
+        chosen,
         thresholds=dict.fromkeys(opened.card.classes, MIN_SCORE),
         max_detections=max_detections,
     )
+    kinds, identity = strata(dataset), fingerprint(dataset)
     dataset = align(dataset, runner.classes)
     with Progress(console=err, transient=True) as bar:
         task = bar.add_task("fields", total=len(dataset))
         found = predict_all(runner, dataset, progress=lambda n: bar.advance(task, n))
-    thresholds = runner.settings.thresholds
-    most = max_detections or runner.settings.max_detections
-    report, ap = measure(dataset, found, thresholds, cap=most, rounds=rounds, seed=seed)
+    settings = opened.detector
+    most = max_detections or settings.max_detections
+    report, ap = measure(dataset, found, settings.thresholds, cap=most, rounds=rounds, seed=seed, kinds=kinds)
     split = split_file or card.split if part != "all" else None
     title = f"{opened.card.name} on {card.name}, part {part}"
     command = f"smear evaluate detector {opened.card.name} --data {card.name} --split {part} --seed {seed} --out DIR"
     command += f" --split-file {split_file}" if split_file else ""
     command += f" --max-detections {max_detections}" if max_detections else ""
     command += f" --bootstrap {rounds}" if rounds != 1000 else ""
+    command += f" --runtime {chosen.name} --precision {precision}" if precision != "fp32" else ""
     about = {
         "bundle": opened.card.name,
         "bundle_hash": opened.hash,
         "data": card.name,
         "split": split,
         "part": part,
-        "engine": EngineSettings(engine).resolved().name,
+        "fingerprint": identity,
+        "engine": {"name": chosen.name, "precision": chosen.precision, "device": chosen.device},
         "bootstrap": {"rounds": rounds, "seed": seed, "over": "groups"},
         "command": command,
         "label_problems": tally.counts(),
     }
     write(report, out, title, about)
+    save(dataset, found, out, {key: about[key] for key in ("data", "split", "part", "fingerprint")})
     _show_detector(report, ap, out, title)
     if write_card:
         add_metrics(opened.path, metrics(report, card.name, split, part, command))
@@ -101,11 +112,9 @@ def detector(
 
 def _show_detector(report: DetectionReport, ap: Ap, out: Path, title: str) -> None:
     """Pictures into the folder, a table to the terminal."""
-    from detect.evaluate.plots import confusion, precision_recall
+    from detect.evaluate.plots import draw_all
 
-    precision_recall({n: ap.curve(n)[0] for n in report.ap.per_class}, out / "precision-recall.png", title)
-    heads = [*report.classes, "background"]
-    confusion(report.confusion, heads, heads, out / "confusion.png", title)
+    draw_all(report, ap, out, title)
     rows = (
         (n, c.truths, *report.ap.per_class.get(n, ("-", "-")), c.precision or "-", c.recall, c.f1 or "-")
         for n, c in report.classes.items()
@@ -114,6 +123,9 @@ def _show_detector(report: DetectionReport, ap: Ap, out: Path, title: str) -> No
     console.print(
         f"mAP50 {report.ap.map50}, mAP50-95 {report.ap.map50_95}; {report.n_fields} fields, {report.n_groups} groups"
     )
+    if report.masks is not None:
+        masks = report.masks
+        console.print(f"masks: mAP50 {masks.ap.map50}, mAP50-95 {masks.ap.map50_95}; {masks.n_fields} fields")
     if report.ap.capped_fields:
         console.print(f"warning: {report.ap.capped_fields} fields reached the cap of {report.ap.cap} detections")
 
@@ -125,12 +137,16 @@ def classifier(
     out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json, metrics.md and pictures.")],
     part: Annotated[str, typer.Option("--split", help="Part of the bundle's split.")] = "test",
     split_file: Annotated[str | None, typer.Option("--split-file", help="Another split than the bundle's.")] = None,
-    engine: Annotated[str, typer.Option("--engine", help="auto, openvino or onnxruntime.")] = "auto",
+    engine: Runtime = "auto",
+    precision: RunPrecision = "fp32",
+    device: RunDevice = "cpu",
     rounds: Annotated[int, typer.Option("--bootstrap", min=10, help="Rounds of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 1,
     write_card: Annotated[bool, typer.Option("--write-card", help="Put the figures on the bundle's card.")] = False,
 ) -> None:
     """Accuracy, macro F1, confusion, and what abstaining does, on cells of known type."""
+    import numpy as np
+
     from detect import assets
     from detect.bundles.folder import add_metrics, open_bundle
     from detect.classify.bundled import BundleClassifier, softmax
@@ -139,20 +155,20 @@ def classifier(
     from detect.data.splits import cells_of, read_split
     from detect.data.typed import load_typed
     from detect.errors import DataError
-    from detect.evaluate.classification import measure, write
+    from detect.evaluate.classification import Answers, measure, write
     from detect.evaluate.plots import confusion
     from detect.formats.tally import Tally
-    from detect.runtime.base import EngineSettings
 
     opened = open_bundle(bundle, "classifier")
     tally = Tally()
-    split = split_file or opened.card.training.split
-    if split_file is None and not assets.is_packaged(split, "configs/splits", ".csv"):
-        what = f"the bundle's split '{split}' is not among the packaged ones"
+    own = opened.card.training.split if opened.card.training is not None else None
+    split = split_file or own
+    if split is None or (split_file is None and not assets.is_packaged(split, "configs/splits", ".csv")):
+        what = f"the bundle's split '{own}' is not among the packaged ones"
         raise DataError(what, where=str(opened.path), remedy="give its file with --split-file")
     cells = cells_of(read_split(split), load_typed([load_card(d) for d in data], tally), part)
     print_tally(tally)
-    runner = BundleClassifier(opened, EngineSettings(engine))
+    runner = BundleClassifier(opened, engine_settings(engine, precision, device))
     scores, truth = raw_scores(runner, cells)
     least = runner.settings.min_probability
     probabilities = softmax(scores, runner.settings.temperature)
@@ -170,6 +186,14 @@ def classifier(
         "command": command,
     }
     write(report, out, title, about)
+    names = np.array(runner.classes.names)
+    Answers(
+        tuple(c.id for c in cells),
+        tuple(groups),
+        tuple(c.type for c in cells),
+        tuple(names[probabilities.argmax(axis=1)].tolist()),
+        {"data": sets, "split": split, "part": part},
+    ).save(out)
     confusion(report.confusion, report.types, report.types, out / "confusion.png", title)
     print_table(
         title,
@@ -183,3 +207,29 @@ def classifier(
     if write_card:
         add_metrics(opened.path, metrics(report, sets, split, part, command))
     console.print(f"written to {out}")
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Folder that 'smear evaluate detector' or 'classifier' wrote.")],
+    b: Annotated[Path, typer.Argument(help="Another, of the same part of the same data.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for compare.json and compare.md.")],
+    rounds: Annotated[int, typer.Option("--bootstrap", min=10, help="Rounds of bootstrap and of swaps.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of both.")] = 1,
+) -> None:
+    """Two evaluations on the same fields: differences with intervals, paired bootstrap and swap test over groups."""
+    from detect.errors import DataError
+    from detect.evaluate.compare import compare_classifiers, compare_detectors, heads, rows, write
+    from detect.evaluate.saved import read_answers, read_saved, task_of
+
+    task = task_of(a)
+    if task_of(b) != task:
+        what = f"an evaluation of a {task_of(b)}, but {a} is one of a {task}"
+        raise DataError(what, where=str(b), remedy="compare two detectors, or two classifiers")
+    if task == "detector":
+        result = compare_detectors(read_saved(a), read_saved(b), rounds=rounds, seed=seed)
+    else:
+        result = compare_classifiers(read_answers(a), read_answers(b), (a, b), rounds=rounds, seed=seed)
+    write(result, out, {"a": str(a), "b": str(b), "bootstrap": {"rounds": rounds, "seed": seed, "over": "groups"}})
+    print_table(f"{result.names[1]} against {result.names[0]}", heads(result), rows(result))
+    console.print(f"{result.n_units} {result.unit}, {result.n_groups} groups; written to {out}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detect.cli.options import RunDevice, RunPrecision, Runtime
 from detect.cli.output import err
 from detect.cli.output import out as console
 
@@ -23,8 +24,9 @@ def score(
         list[str] | None,
         typer.Option("--classifier", help="Classifier bundle; may be repeated; 'none' for none."),
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="auto, openvino or onnxruntime.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, or bf16 (openvino).")] = "fp32",
+    engine: Runtime = "auto",
+    precision: RunPrecision = "fp32",
+    device: RunDevice = "cpu",
     batch: Annotated[int, typer.Option("--batch", help="Fields per batch.")] = 16,
     workers: Annotated[int, typer.Option("--workers", help="Batches at once; 0 takes one per core.")] = 0,
     min_score: Annotated[
@@ -54,6 +56,7 @@ def score(
         "detector": detector,
         "engine": engine,
         "precision": precision,
+        "device": device,
         "batch": batch,
         "workers": workers,
         "min_score": min_score,

@@ -13,9 +13,10 @@ import cv2
 import jinja2
 import numpy as np
 
-from detect.data import audit
-from detect.data.audit import Item, Look, Pair
+from detect.data import audit, copies
+from detect.data.audit import Item, Look
 from detect.data.check import statistics
+from detect.data.copies import Pair
 from detect.data.sources import Parts
 from detect.errors import ImageError, StoreError
 from detect.images import decode
@@ -41,7 +42,13 @@ def _label(extra: Mapping[str, Any], dataset: Any, cells: Any) -> str | None:
 
 
 def write(
-    sets: Mapping[str, Parts], seen: Look, found: Sequence[Pair], out: Path, max_difference: int
+    sets: Mapping[str, Parts],
+    seen: Look,
+    found: Sequence[Pair],
+    out: Path,
+    max_difference: int,
+    *,
+    by_parts: bool = True,
 ) -> dict[str, Any]:
     """Write everything into a new folder.
 
@@ -51,21 +58,22 @@ def write(
     if out.exists() and any(out.iterdir()):
         raise StoreError("the folder is not empty", where=str(out), remedy="name another")
     out.mkdir(parents=True, exist_ok=True)
-    numbers = audit.groups(len(seen.items), found)
+    numbers = copies.numbers(len(seen.items), found)
     with (out / "groups.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["set", "field", "group"])
         for item, number in zip(seen.items, numbers, strict=True):
             rows.writerow([item.set, item.id, f"{seen.items[number].set}/{seen.items[number].id}"])
     places = [f"{item.set}/{item.part}" for item in seen.items]
-    crossing = audit.crossings(seen, found)
+    crossing = audit.crossings(seen, numbers)
     about: dict[str, Any] = {
         "pictures": len(seen.items),
         "unreadable": [{"field": i.id, "set": i.set, "reason": reason} for i, reason in seen.unreadable],
         "max_difference": max_difference,
+        "key_points": by_parts,
         "independent": audit.independent(seen, numbers),
         "pairs": [{"between": list(k), "pairs": n} for k, n in sorted(crossing.items())],
-        "two_labels": sum(_differ(seen.items[p.a].label, seen.items[p.b].label) for p in found),
+        "two_labels": _two_labels(seen, numbers),
         "quality": _qualities(seen, places),
         "colour": audit.colour_differences(seen),
         "boxes": {name: statistics(parts) for name, parts in sets.items()},
@@ -75,6 +83,9 @@ def write(
             "a": f"{places[p.a]}: {seen.items[p.a].id}",
             "b": f"{places[p.b]}: {seen.items[p.b].id}",
             "difference": p.difference,
+            "matches": p.matches,
+            "correlation": p.correlation,
+            "share": p.share,
         }
         for p in found
     ]
@@ -91,8 +102,13 @@ def write(
     return about
 
 
-def _differ(a: str | None, b: str | None) -> bool:
-    return a is not None and b is not None and a != b
+def _two_labels(seen: Look, numbers: Sequence[int]) -> int:
+    """Groups of copies that carry more than one label."""
+    labels: dict[int, set[str]] = {}
+    for item, number in zip(seen.items, numbers, strict=True):
+        if item.label is not None:
+            labels.setdefault(number, set()).add(item.label)
+    return sum(len(found) > 1 for found in labels.values())
 
 
 def _qualities(seen: Look, places: Sequence[str]) -> dict[str, dict[str, list[float]]]:
@@ -125,8 +141,7 @@ def _pictured(seen: Look, places: Sequence[str], pair: Pair) -> dict[str, Any]:
         item = seen.items[i]
         size = f"{seen.sizes[i, 0]} x {seen.sizes[i, 1]}"
         sides.append({"place": places[i], "field": item.id, "label": item.label, "size": size, "picture": _thumb(item)})
-    said = "the same file" if pair.difference < 0 else f"{pair.difference} of 256 signs differ"
-    return {"sides": sides, "said": said, "across": places[pair.a] != places[pair.b]}
+    return {"sides": sides, "said": str(pair), "across": places[pair.a] != places[pair.b]}
 
 
 def _thumb(item: Item) -> str:

@@ -26,6 +26,7 @@ ERRORS = {
     "annotation without an image",
     "box outside the field",
     "box without area",
+    "category name used twice",
     "category without a name",
     "category without an id",
     "file name used twice",

@@ -41,8 +41,9 @@ def convert(parts: Parts, out: Path, to: str, images: Images = "link") -> list[s
         raise ConfigError(f"no format '{to}'", remedy=f"the formats are: {', '.join(WRITERS)}")
     if out.exists() and any(out.iterdir()):
         raise StoreError("the folder is not empty", where=str(out), remedy="name another")
-    names = dict.fromkeys(n for d in parts.values() for n in d.classes.names)
-    parts = {part: _under(d, {n: n for n in names}) for part, d in parts.items()}
+    if to != "coco" or not all("categories" in d.extra for d in parts.values()):  # COCO numbers each part as it came
+        names = dict.fromkeys(n for d in parts.values() for n in d.classes.names)
+        parts = {part: _under(d, {n: n for n in names}) for part, d in parts.items()}
     if images != "none":
         parts = {part: _inside(d) for part, d in parts.items()}
     if to != "yolo":  # which keeps its parts in folders of their own
@@ -190,6 +191,11 @@ def _losses(parts: Parts, to: str, images: Images) -> list[str]:
     if to in FLAT and len(parts) > 1:
         lost["parts, which are one now"] = len(parts)
     for dataset in parts.values():
+        if to != "coco":
+            lost.update(f"further fields of the set, '{key}'" for key in dataset.extra if key != "categories")
+            lost["further fields of a class"] += sum(
+                key not in ("id", "name") for category in dataset.extra.get("categories", ()) for key in category
+            )
         for labelled in dataset.fields:
             cells = labelled.annotations
             if to == "folders":
@@ -219,7 +225,7 @@ def to_taxonomy(parts: Parts) -> tuple[Parts, dict[str, str | None]]:
     tree = taxonomy()
     names = list(dict.fromkeys(n for d in parts.values() for n in d.classes.names))
     mapped = {n: tree.resolve(n) for n in names}
-    out = {part: _under(dataset, {n: mapped[n] or n for n in names}) for part, dataset in parts.items()}
+    out = {part: _under(d, {n: mapped[n] or n for n in d.classes.names}) for part, d in parts.items()}
     return out, mapped
 
 
@@ -231,4 +237,7 @@ def _under(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
         replace(f, annotations=replace(f.annotations, labels=index[f.annotations.labels])) for f in dataset.fields
     )
     exhaustive = frozenset(names.get(n, n) for n in dataset.exhaustive_for)
-    return replace(dataset, classes=classes, fields=fields, exhaustive_for=exhaustive)
+    extra = dict(dataset.extra)
+    if "categories" in extra:
+        extra["categories"] = coco.rename_categories(extra["categories"], names)
+    return replace(dataset, classes=classes, fields=fields, exhaustive_for=exhaustive, extra=extra)

@@ -1,11 +1,20 @@
-"""A hash of what was learnt from or measured on: pixels and labels alike."""
+"""Hashes of files, and of what was learnt from or measured on: pixels and labels alike."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
-from detect.data.splits import file_hash
+from detect.errors import DataError
 from detect.types import Dataset
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="get the file again") from error
 
 
 def fingerprint(dataset: Dataset) -> str:

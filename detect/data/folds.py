@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detect.data import copies
-from detect.data.splits import EXCLUDED, Row, Split, file_hash
+from detect.data.fingerprint import file_hash
+from detect.data.splits import EXCLUDED, Row, Split
 from detect.errors import DataError, MissingExtraError
-from detect.images import decode
 from detect.types import Dataset, LabelledField
 
 
@@ -36,7 +36,7 @@ class Unit:
 
 def _copies(fields: Sequence[LabelledField]) -> list[str]:
     ids = [f.field.id for f in fields]
-    numbers = copies.groups([copies.signs(decode.read(f.field.path)) for f in fields])
+    numbers = copies.groups([f.field.path for f in fields])
     return [ids[n] for n in numbers]
 
 

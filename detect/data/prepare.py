@@ -14,7 +14,6 @@ from detect.data.load import load_dataset
 from detect.errors import StoreError
 from detect.formats import coco, yolo
 from detect.formats.tally import Tally
-from detect.images import decode
 from detect.types import Dataset, LabelledField
 
 
@@ -85,7 +84,5 @@ def _groups(card: Card, fields: list[LabelledField]) -> dict[str, str]:
         return {f.field.id: card.name for f in fields}
     if key == "patient":
         return {f.field.id: f.field.group or f.field.id for f in fields}
-    limit = copies.MAX_DIFFERENCE_ONE_CELL if card.pictures and card.pictures.shows == "cell" else None
-    hashes = [copies.signs(decode.read(f.field.path)) for f in fields]
-    numbers = copies.groups(hashes, limit or copies.MAX_DIFFERENCE)
+    numbers = copies.groups([f.field.path for f in fields])
     return {f.field.id: fields[n].field.id for f, n in zip(fields, numbers, strict=True)}

@@ -14,7 +14,7 @@ from detect.data.cards import load_card
 from detect.data.load import load_dataset
 from detect.errors import ConfigError, DataError, FormatError, ImageError
 from detect.formats import coco, geojson, masks, table, voc, yolo
-from detect.formats.labels import load_json, stem_of
+from detect.formats.labels import load_json, size_fault, stem_of
 from detect.formats.tally import Tally
 from detect.images import decode
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
@@ -58,10 +58,20 @@ def read(path: str | Path, tally: Tally, *, format: str | None = None, images: P
 
 
 def merge(published: dict[str, Dataset]) -> Dataset:
-    """All published parts of one set as one."""
+    """All published parts of one set as one, under all their classes in the order of the first that names each.
+
+    Of what else they say of the set, that in which all agree is kept.
+    """
     first = next(iter(published.values()))
-    fields = tuple(f for dataset in published.values() for f in dataset.fields)
-    return Dataset(first.name, first.root, first.classes, fields, first.exhaustive_for)
+    classes = ClassMap(tuple(dict.fromkeys(n for d in published.values() for n in d.classes.names)))
+    fields: list[LabelledField] = []
+    for dataset in published.values():
+        number = np.array([classes.index(name) for name in dataset.classes.names], np.int64)
+        for labelled in dataset.fields:
+            cells = labelled.annotations
+            fields.append(replace(labelled, annotations=replace(cells, labels=number[cells.labels])))
+    alike = {k: v for k, v in first.extra.items() if all(k in d.extra and d.extra[k] == v for d in published.values())}
+    return replace(first, classes=classes, fields=tuple(fields), extra=alike)
 
 
 def _is_card(path: Path) -> bool:
@@ -179,10 +189,10 @@ def _check_image(field: Field, where: str, tally: Tally) -> None:
     except ImageError as error:
         tally.add("missing file", where, f"{field.id}: {error.problem}", "noted")
         return
-    if (width, height) != (field.width, field.height):
+    fault = size_fault(width, height, field)
+    if fault is not None:
         what = f"{field.id}: labels for {field.width} x {field.height}, image is {width} x {height}"
-        turned = (height, width) == (field.width, field.height)
-        tally.add("labels ignore the EXIF rotation" if turned else "wrong size", where, what, "noted")
+        tally.add(fault, where, what, "noted")
 
 
 def _data_yaml(folder: Path) -> Path | None:

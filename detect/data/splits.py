@@ -8,7 +8,6 @@ fields of part `excluded` are used nowhere.
 from __future__ import annotations
 
 import csv
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +15,10 @@ from pathlib import Path
 
 from detect import assets
 from detect.data import copies
+from detect.data.fingerprint import file_hash
 from detect.data.load import with_groups
 from detect.data.typed import TypedCell
 from detect.errors import DataError, SplitLeakError
-from detect.images import decode
 from detect.types import Dataset, LabelledField
 
 EXCLUDED = "excluded"
@@ -131,14 +130,6 @@ def read_split(given: str | Path, *, allow_leak: bool = False) -> Split:
     return Split(path.stem, tuple(rows), allow_leak)
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="get the file again") from error
-
-
 def release_split(name: str, parts: Mapping[str, Dataset], dev: float, seed: int) -> Split:
     """The published parts of a set, made honest: near copies grouped, a dev part cut from `train` by group.
 
@@ -152,7 +143,7 @@ def release_split(name: str, parts: Mapping[str, Dataset], dev: float, seed: int
     if "train" not in parts:
         raise DataError("the set has no published part 'train'", where=name, remedy="see the card's layout")
     everything = [(part, f.field) for part, dataset in parts.items() for f in dataset.fields]
-    numbers = copies.groups([copies.signs(decode.read(field.path)) for _, field in everything])
+    numbers = copies.groups([field.path for _, field in everything])
     held_out = {n for n, (part, _) in zip(numbers, everything, strict=True) if part != "train"}
     free = [n for n, (part, _) in zip(numbers, everything, strict=True) if part == "train" and n not in held_out]
     on_dev = _draw_groups(free, round(dev * len(free)), seed)

@@ -14,7 +14,6 @@ from detect.data.cards import Card
 from detect.data.load import load_dataset
 from detect.errors import DataError
 from detect.formats.tally import Tally
-from detect.images import decode
 from detect.types import Dataset
 
 
@@ -42,10 +41,7 @@ def load_typed(cards: Sequence[Card], tally: Tally, roots: dict[str, Path] | Non
         parts = load_dataset(card, tally, (roots or {}).get(card.name))
         found: list[TypedCell] = []
         for part, dataset in parts.items():
-            if card.mask_folders:
-                found += _grouped(_from_masks(dataset, part), copies.MAX_DIFFERENCE_ONE_CELL)
-            else:
-                found += _grouped(_from_fields(dataset), copies.MAX_DIFFERENCE)
+            found += _grouped(_from_masks(dataset, part) if card.mask_folders else _from_fields(dataset))
         if not found:
             raise DataError(f"{card.name} gives no types of single cells", remedy="name a card with types")
         cells += found
@@ -53,9 +49,9 @@ def load_typed(cards: Sequence[Card], tally: Tally, roots: dict[str, Path] | Non
     return sorted(cells, key=lambda c: c.id)
 
 
-def _grouped(cells: Iterable[TypedCell], max_difference: int) -> list[TypedCell]:
+def _grouped(cells: Iterable[TypedCell]) -> list[TypedCell]:
     ordered = sorted(cells, key=lambda c: c.id)
-    numbers = copies.groups([copies.signs(decode.read(c.path)) for c in ordered], max_difference)
+    numbers = copies.groups([c.path for c in ordered])
     return [replace(c, group=ordered[n].id) for c, n in zip(ordered, numbers, strict=True)]
 
 

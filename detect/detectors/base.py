@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as made
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,8 +18,13 @@ from detect.types import ClassMap, Dataset, Detections, Image
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-# Family name to the module that adapts it. Each is imported only when it is used.
-FAMILIES = {"ultralytics": "detect.detectors.ultralytics"}
+# Family name to the module that adapts it. Each is imported only when it is used. The classical method is none of
+# them: it learns nothing, and `classical` runs it from its bundle's settings alone.
+FAMILIES = {
+    "ultralytics": "detect.detectors.ultralytics",
+    "torchvision": "detect.detectors.torchvision",
+    "detectron2": "detect.detectors.detectron2",
+}
 
 
 class Detector(Protocol):
@@ -27,6 +33,9 @@ class Detector(Protocol):
     @property
     def classes(self) -> ClassMap:
         """The detector's own classes."""
+
+    def shape(self, width: int, height: int) -> tuple[int, int]:
+        """(height, width) in which a field of that size is looked at; fields of one shape can share a batch."""
 
     def predict(self, fields: Sequence[Image]) -> list[Detections]:
         """Cells of each field, boxes in the field's own pixels, in the order of the results."""
@@ -71,31 +80,49 @@ class Hyperparameters(Settings):
     dfl: float = Key(1.5, ge=0)
 
 
+class Stage(Settings):
+    """One of several trainings in a row, each beginning with the weights of the one before.
+
+    Attributes:
+        data: dataset cards. split: a split for each, the card's own where none is given. epochs: of this stage.
+    """
+
+    data: tuple[str, ...] = Key(min_length=1)
+    split: tuple[str, ...] = ()
+    epochs: int = Key(ge=1)
+
+
 class DetectorSettings(Settings):
     """A detector's training, as a YAML of `configs/detectors/`.
 
     Attributes:
         family: a key of `FAMILIES`. model: the family's own name for the architecture.
-        pretrained: false for none; true for the family's published weights (downloaded); or a path to weights:
-            `.safetensors` is read as it is, a pickle only with --trust-pickle.
-        image_size: pixels of the longer side that a field is resized to, a multiple of 32.
+        pretrained: false for none; true for the family's published weights (downloaded); a bundle, by folder or
+            released name; or a path to weights: `.safetensors` is read as it is, a pickle only with --trust-pickle.
+        image_size: pixels of the longer side that a field is resized to; of YOLO a multiple of 32.
         precision: auto takes bf16 on processors that have it, fp16 on a GPU, else fp32.
         max_detections: most cells of one field. Reaching it is reported.
         nms_iou: of two boxes of one class that overlap more than this, the better is kept.
+        smallest_anchor: of torchvision, side of the anchors on the finest map, input pixels; each map doubles it.
+        stages: trainings in a row, such as synthetic fields, then real ones; they name their data themselves.
+        class_weights: balanced weighs a class by the inverse square root of how often it is drawn, mean 1.
     """
 
     family: str
     model: str
     pretrained: bool | str = False
-    image_size: int = Key(640, ge=32, multiple_of=32)
+    image_size: int = Key(640, ge=32)
     epochs: int = Key(100, ge=1)
     batch: int = Key(16, ge=1)
     seed: int = Key(1, ge=0)
     precision: Precision = "auto"
     max_detections: int = Key(300, ge=1)
     nms_iou: float = Key(0.7, gt=0, le=1)
+    smallest_anchor: int = Key(16, ge=4)
+    class_weights: Literal["none", "balanced"] = "none"
     hyperparameters: Hyperparameters = Hyperparameters()
     augment: tuple[Transform, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +132,9 @@ class TrainingJob:
     Attributes:
         train, dev: fields to learn from, and to choose the best epoch on.
         out: the run folder. resume: go on from its last checkpoint.
-        device: "auto", "cpu" or "cuda:0".
+        device: "auto", "cpu", "cuda:0", or several: "cuda:0,1".
+        unlabelled: by field id, the classes of which not every cell is drawn there: what a model finds of them is
+            neither right nor wrong, and teaches nothing.
     """
 
     settings: DetectorSettings
@@ -116,6 +145,7 @@ class TrainingJob:
     resume: bool
     device: str
     trust_pickle: bool
+    unlabelled: Mapping[str, frozenset[int]] = made(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,8 +163,30 @@ class Architecture:
     gflops: float
 
 
+@dataclass(frozen=True)
+class Traits:
+    """How a model of a family takes its fields, and what it can be turned into.
+
+    Attributes:
+        stride: sides of the input are multiples of it. square, one_by_one, masks: see `bundles.card.DetectorGraph`.
+        exportable: whether `export_onnx` works; else its bundle runs in the training framework only.
+    """
+
+    stride: int = 32
+    square: bool = False
+    one_by_one: bool = False
+    masks: bool = False
+    exportable: bool = True
+
+
 class Family(Protocol):
     """What the module of a family offers."""
+
+    def traits(self, architecture: Architecture) -> Traits:
+        """How a model of this architecture takes its fields."""
+
+    def architecture(self, settings: DetectorSettings, classes: int) -> Architecture:
+        """The untrained model of the settings: how it is built, its parameters and GFLOPs."""
 
     def train(self, job: TrainingJob) -> dict[str, Any]:
         """Train, and write `weights.safetensors` and `architecture.yaml` of the best epoch into the run folder.
@@ -142,10 +194,11 @@ class Family(Protocol):
 
     def export_onnx(self, architecture: Architecture, weights: Path, image_size: int, path: Path) -> None:
         """Write the graph that `runtime` runs: `images` uint8 (n, h, w, 3) to `boxes` float32 (n, m, 4), xyxy in
-        input pixels, and `scores` float32 (n, m, classes); n, h and w are free, sides multiples of 32."""
+        input pixels, `scores` float32 (n, m, classes), and of models with masks `masks` float32 (n, m, s, s); n, h
+        and w are free within the model's traits."""
 
-    def reference(self, architecture: Architecture, weights: Path) -> Any:
-        """A callable with the signature of that graph, run by the training framework itself, for parity."""
+    def reference(self, architecture: Architecture, weights: Path, device: str = "cpu", precision: str = "fp32") -> Any:
+        """A callable with the signature of that graph, run by the training framework itself."""
 
 
 def family(name: str) -> Family:

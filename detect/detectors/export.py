@@ -19,6 +19,7 @@ from detect.errors import DataError
 from detect.evaluate.detection import DetectionReport, measure
 from detect.evaluate.thresholds import best_f1
 from detect.formats.tally import Tally
+from detect.runtime.base import FRAMEWORK, EngineSettings
 
 
 def export(
@@ -37,11 +38,18 @@ def export(
     architecture = load_yaml(run / "architecture.yaml")
     shutil.copyfile(run / cards.WEIGHTS, out / cards.WEIGHTS)
     built = Architecture(**architecture)
-    family(built.family).export_onnx(built, out / cards.WEIGHTS, settings.image_size, out / cards.GRAPH)
+    adapter = family(built.family)
+    traits = adapter.traits(built)
+    if traits.exportable:
+        adapter.export_onnx(built, out / cards.WEIGHTS, settings.image_size, out / cards.GRAPH)
     card = kept_cards(run)[0]
     dev, *_ = split_parts(card, str(run / "split.csv"), root, Tally(), "dev", allow_leak=True)
     graph = DetectorGraph(
         image_size=settings.image_size,
+        stride=traits.stride,
+        square=traits.square,
+        one_by_one=traits.one_by_one,
+        masks=traits.masks,
         thresholds=dict.fromkeys(card.classes, 0.25),
         threshold_choice="",
         nms_iou=settings.nms_iou,
@@ -60,15 +68,21 @@ def export(
         training=_training(record, settings),
     )
     bundle = Bundle(write_card(draft, out), out, "")
-    found = predict_all(BundleDetector(bundle, thresholds=dict.fromkeys(card.classes, MIN_SCORE)), dev)
+    engine = EngineSettings() if traits.exportable else EngineSettings(FRAMEWORK)
+    found = predict_all(BundleDetector(bundle, engine, thresholds=dict.fromkeys(card.classes, MIN_SCORE)), dev)
     thresholds = best_f1(dev, found)
-    choice = f"highest F1 at IoU 0.5 on part dev of {record['split']} ({len(dev)} fields), per class"
+    choice = f"highest F1 at IoU 0.5 on part dev of {_first(record['split'])} ({len(dev)} fields), per class"
     graph = graph.model_copy(update={"thresholds": thresholds, "threshold_choice": choice})
     report, _ = measure(dev, found, thresholds, cap=settings.max_detections)
     command = f"smear bundle export RUN --out BUNDLE --name {about.name}"
-    figures = metrics(report, record["data"], record["split"], "dev", command)
+    figures = metrics(report, card.name, _first(record["split"]), "dev", command)
     write_card(draft.model_copy(update={"detector": graph, "metrics": figures}), out)
     return report
+
+
+def _first(told: str | list[str]) -> str:
+    """The split of the first set, on which the epoch and the thresholds were chosen."""
+    return told if isinstance(told, str) else told[0]
 
 
 def _training(record: dict[str, Any], settings: DetectorSettings) -> Training:
@@ -76,6 +90,10 @@ def _training(record: dict[str, Any], settings: DetectorSettings) -> Training:
         "config",
         "precision",
         "device",
+        "seed",
+        "split",
+        "stages_before",
+        "labelled_in_part",
         "optimizer",
         "lr0",
         "best_epoch",
@@ -84,8 +102,8 @@ def _training(record: dict[str, Any], settings: DetectorSettings) -> Training:
         "versions",
     )
     return Training(
-        data=(record["data"],),
-        split=record["split"],
+        data=(record["data"],) if isinstance(record["data"], str) else tuple(record["data"]),
+        split=_first(record["split"]),
         fingerprint=record["fingerprint"],
         fields=record["fields"],
         groups=record["groups"],

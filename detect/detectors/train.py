@@ -11,10 +11,13 @@ RUN/
 
 from __future__ import annotations
 
+import errno
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +25,48 @@ import yaml
 from pydantic import BaseModel
 
 from detect import __version__, assets
-from detect.config import dump, load
+from detect.bundles.card import WEIGHTS
+from detect.bundles.folder import open_bundle
+from detect.config import dump, load, load_yaml
+from detect.data import copies
 from detect.data.cards import Card, load_card
 from detect.data.fingerprint import fingerprint
 from detect.data.load import load_dataset
 from detect.data.sources import merge
-from detect.data.splits import read_split
-from detect.detectors.base import DetectorSettings, TrainingJob, family
-from detect.errors import ConfigError, DataError, StoreError
+from detect.data.splits import EXCLUDED, read_split
+from detect.detectors.base import Architecture, DetectorSettings, Family, TrainingJob, family
+from detect.detectors.measure import on_dev
+from detect.errors import ConfigError, DataError, SplitLeakError, StoreError
+from detect.evaluate.align import align
 from detect.formats.tally import Tally
-from detect.types import Dataset
+from detect.types import Dataset, LabelledField
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set to learn from: its card, its split, and where its images are."""
+
+    card: Card
+    split: str
+    root: Path | None = None
+
+
+def sources(data: Sequence[str], splits: Sequence[str] = (), root: Path | None = None) -> tuple[Source, ...]:
+    """The sets of a command line; ConfigError where cards and splits do not fit together."""
+    if splits and len(splits) != len(data):
+        raise ConfigError(f"{len(data)} sets and {len(splits)} splits", remedy="give a split for each set, or none")
+    if root is not None and len(data) > 1:
+        raise ConfigError("--root goes with one set", remedy="set SMEAR_DATA to the folder that holds the sets")
+    out = []
+    for i, name in enumerate(data):
+        card = load_card(name)
+        split = splits[i] if splits else card.split
+        if split is None:
+            raise DataError(f"the card of {card.name} names no split", remedy="make one with 'smear data split'")
+        out.append(Source(card, split, root))
+    if len({s.card.name for s in out}) != len(out):
+        raise ConfigError(f"a set is named twice: {', '.join(data)}", remedy="name each once")
+    return tuple(out)
 
 
 def split_parts(
@@ -48,58 +83,217 @@ def split_parts(
 
 def train(
     config: str,
-    data: str,
+    data: Sequence[str],
     out: Path,
     *,
-    split: str | None = None,
+    splits: Sequence[str] = (),
     root: Path | None = None,
     device: str = "auto",
+    seed: int | None = None,
     resume: bool = False,
     trust_pickle: bool = False,
     allow_leak: bool = False,
     tally: Tally | None = None,
 ) -> dict[str, Any]:
-    """Train as `config` says on part `train` of `data`'s split, choosing the epoch on part `dev`.
+    """Train as `config` says on part `train` of the sets' splits; the epoch is chosen on part `dev` of the first.
+
+    Args:
+        data: dataset cards; classes are those of the first, and labels of the others are turned into them. Empty where
+            the configuration has stages, which name their own.
+        seed: in place of the configuration's.
 
     Returns:
         The run record, as written to `run.yaml`.
     """
     path = assets.find(config, "configs/detectors", ".yaml")
     settings = load(DetectorSettings, path)
+    if seed is not None:
+        settings = settings.model_copy(update={"seed": seed})
+    how = _How(str(path), device, trust_pickle, allow_leak, tally or Tally())
+    if not settings.stages:
+        return _train(settings, sources(data, splits, root), out, how, resume)
+    if data or splits:
+        raise ConfigError("the stages of this configuration name their data", where=str(path), remedy="drop --data")
+    record: dict[str, Any] = {}
+    told: list[Mapping[str, Any]] = []
+    start = settings.pretrained
+    for number, stage in enumerate(settings.stages, 1):
+        last = number == len(settings.stages)
+        here = out if last else out / f"stage-{number}"
+        changed = settings.model_copy(update={"epochs": stage.epochs, "pretrained": start, "stages": ()})
+        if (here / "run.yaml").exists() and resume and not last:
+            record = load_yaml(here / "run.yaml")
+        else:
+            begun = resume and (here / "settings.yaml").exists()
+            record = _train(changed, sources(stage.data, stage.split), here, how, begun, tuple(told))
+        told.append(
+            {"data": list(record["data"]), "epochs": stage.epochs, "fingerprint": record["fingerprint"]["train"]}
+        )
+        start = str(here / WEIGHTS)
+    return record
+
+
+@dataclass(frozen=True)
+class _How:
+    """What all stages share."""
+
+    config: str
+    device: str
+    trust_pickle: bool
+    allow_leak: bool
+    tally: Tally
+
+
+def _train(
+    settings: DetectorSettings,
+    sets: Sequence[Source],
+    out: Path,
+    how: _How,
+    resume: bool,
+    stages: tuple[Mapping[str, Any], ...] = (),
+) -> dict[str, Any]:
     adapter = family(settings.family)
-    card = load_card(data)
-    tally = tally or Tally()
-    learn, dev = split_parts(card, split, root, tally, "train", "dev", allow_leak=allow_leak)
-    if out.exists() and any(out.iterdir()) and not resume:
+    learn, dev, unlabelled, leaking = gather(sets, how.tally, allow_leak=how.allow_leak)
+    _check_classes(learn, settings)
+    begun = [p for p in out.iterdir() if not p.name.startswith("stage-")] if out.exists() else []
+    if begun and not resume:
         raise StoreError("the run folder is not empty", where=str(out), remedy="name another, or go on with --resume")
     if (out / "run.yaml").exists():
         raise StoreError(
             "the training is finished: nothing to resume", where=str(out), remedy="export it, or name another"
         )
     out.mkdir(parents=True, exist_ok=True)
-    keep_settings(settings, out, str(path))
-    keep_data([card], split or str(card.split), out)
+    keep_settings(settings, out, how.config)
+    keep_data([s.card for s in sets], [s.split for s in sets], out)
     record: dict[str, Any] = {
         "smear_detect": __version__,
-        "config": path.name,
-        "data": card.name,
-        "split": Path(split or str(card.split)).stem,
-        "leaking_groups": len(read_split(out / "split.csv", allow_leak=True).leaks),
+        "config": Path(how.config).name,
+        "data": [s.card.name for s in sets],
+        "split": [Path(s.split).stem for s in sets],
+        "stages_before": list(stages),
+        "seed": settings.seed,
+        "leaking_groups": leaking,
         "fields": {"train": len(learn), "dev": len(dev)},
         "groups": {"train": _groups(learn), "dev": _groups(dev)},
         "cells": {"train": _cells(learn), "dev": _cells(dev)},
+        "labelled_in_part": len(unlabelled),
         "fingerprint": {"train": fingerprint(learn), "dev": fingerprint(dev)},
-        "label_problems": tally.counts(),
+        "label_problems": how.tally.counts(),
         "hardware": f"{platform.machine()}, {_processor()}",
         "python": platform.python_version(),
     }
     started = time.monotonic()
-    job = TrainingJob(settings, str(path), learn, dev, out, resume, device, trust_pickle)
-    record |= adapter.train(job)
-    record["resumed"] = resume
-    record["minutes"] = round((time.monotonic() - started) / 60, 1)
-    (out / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False), "utf-8")
+    settings = settings.model_copy(update={"pretrained": _weights(settings.pretrained)})
+    job = TrainingJob(settings, how.config, learn, dev, out, resume, how.device, how.trust_pickle, unlabelled)
+    with _full_disk(out):
+        record |= adapter.train(job)
+        record["dev"] = _dev(job, adapter)
+        record["resumed"] = resume
+        record["minutes"] = round((time.monotonic() - started) / 60, 1)
+        (out / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False), "utf-8")
     return record
+
+
+def _dev(job: TrainingJob, adapter: Family) -> dict[str, float]:
+    """What the weights that were kept reach on dev, whatever family they are of."""
+    built = Architecture(**load_yaml(job.out / "architecture.yaml"))
+    device = "cpu" if "," in job.device or job.device == "auto" else job.device
+    graph = adapter.reference(built, job.out / WEIGHTS, device=device)
+    ap50, ap = on_dev(job, built, adapter.traits(built), graph)
+    return {"mAP50": round(ap50, 4), "mAP50-95": round(ap, 4)}
+
+
+def gather(
+    sets: Sequence[Source], tally: Tally, *, allow_leak: bool = False
+) -> tuple[Dataset, Dataset, dict[str, frozenset[int]], int]:
+    """Fields to learn from, of all sets under the classes of the first, and dev of the first.
+
+    Returns:
+        train, dev, the classes of which not every cell is drawn by field id, and how many groups leak.
+
+    Raises:
+        SplitLeakError: a group stands on two sides, or a picture of one set's train is a copy of one that another
+            set holds out, unless `allow_leak`.
+    """
+    parts = [split_parts(s.card, s.split, s.root, tally, "train", "dev", allow_leak=allow_leak) for s in sets]
+    leaking = sum(len(read_split(s.split, allow_leak=True).leaks) for s in sets)
+    first = parts[0][0]
+    unlabelled: dict[str, frozenset[int]] = {}
+    fields: list[LabelledField] = []
+    for source, (learn, _) in zip(sets, parts, strict=True):
+        own = learn if learn is first else align(learn, first.classes)
+        partly = frozenset(k for k, name in enumerate(first.classes.names) if name not in own.exhaustive_for)
+        for labelled in own.fields:
+            identity = labelled.field.id if len(sets) == 1 else f"{source.card.name}/{labelled.field.id}"
+            group = None if labelled.field.group is None else f"{source.card.name}/{labelled.field.group}"
+            moved = labelled.field if len(sets) == 1 else replace(labelled.field, id=identity, group=group)
+            fields.append(replace(labelled, field=moved))
+            if partly:
+                unlabelled[identity] = partly
+    if len(sets) > 1:
+        across = _copies_across(sets)
+        if across and not allow_leak:
+            raise SplitLeakError(
+                f"{across[0]} ({len(across)} such groups)",
+                where=", ".join(s.card.name for s in sets),
+                remedy="leave out one of the sets, split them together, or train with --allow-leak",
+            )
+        leaking += len(across)
+    name = "+".join(s.card.name for s in sets)
+    return replace(first, name=name, fields=tuple(fields)), parts[0][1], unlabelled, leaking
+
+
+def _copies_across(sets: Sequence[Source]) -> list[str]:
+    """Groups of copies with a picture that one set learns from and another holds out, in words."""
+    rows: list[tuple[str, str, Path]] = []
+    for source in sets:
+        here = {f.field.id: f.field.path for f in merge(load_dataset(source.card, Tally(), source.root)).fields}
+        told = read_split(source.split, allow_leak=True).rows
+        rows += [(source.card.name, r.part, here[r.field]) for r in told if r.part != EXCLUDED and r.field in here]
+    seen: dict[int, list[tuple[str, str, Path]]] = {}
+    for number, row in zip(copies.groups([path for _, _, path in rows]), rows, strict=True):
+        seen.setdefault(number, []).append(row)
+    out = []
+    for members in seen.values():
+        learnt = [m for m in members if m[1] == "train"]
+        held = [m for m in members if m[1] != "train" and any(m[0] != name for name, _, _ in learnt)]
+        if learnt and held:
+            other = next(m for m in learnt if m[0] != held[0][0])
+            out.append(
+                f"{other[2]} (train of {other[0]}) shows the cells of {held[0][2]} ({held[0][1]} of {held[0][0]})"
+            )
+    return out
+
+
+def _check_classes(learn: Dataset, settings: DetectorSettings) -> None:
+    empty = [name for name, n in _cells(learn).items() if n == 0]
+    if empty:
+        raise DataError(
+            f"part train holds no cell of {', '.join(empty)}",
+            where=learn.name,
+            remedy="draw some, or take the class off the card: a model cannot learn what it never sees",
+        )
+
+
+def _weights(given: bool | str) -> bool | str:
+    """`pretrained` with a bundle replaced by its weights."""
+    if not isinstance(given, str) or Path(given).suffix:
+        return given
+    return str(open_bundle(given, "detector").weights)
+
+
+@contextmanager
+def _full_disk(out: Path) -> Iterator[None]:
+    """A full disk as an error that says so; torch hides it in a RuntimeError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "PytorchStreamWriter" in str(error)
+        if not full or isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            "the disk is full", where=str(out), remedy="free some space and go on with --resume"
+        ) from error
 
 
 def keep_settings(settings: BaseModel, out: Path, where: str) -> None:
@@ -114,12 +308,17 @@ def keep_settings(settings: BaseModel, out: Path, where: str) -> None:
     path.write_text(text, "utf-8")
 
 
-def keep_data(cards: Sequence[Card], split: str, out: Path) -> None:
-    """Copy cards and split into a run folder, so that whoever exports it later needs no other file of ours."""
+def keep_data(cards: Sequence[Card], splits: Sequence[str], out: Path) -> None:
+    """Copy cards and splits into a run folder, so that whoever exports it later needs no other file of ours.
+
+    The first split is `split.csv`, those of further sets are `split-<set>.csv`.
+    """
     (out / "cards").mkdir(exist_ok=True)
     for card in cards:
         (out / "cards" / f"{card.name}.yaml").write_text(dump(card), "utf-8")
-    shutil.copyfile(assets.find(split, "configs/splits", ".csv"), out / "split.csv")
+    for i, split in enumerate(splits):
+        name = "split.csv" if i == 0 else f"split-{cards[i].name}.csv"
+        shutil.copyfile(assets.find(split, "configs/splits", ".csv"), out / name)
 
 
 def leak_warning(record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -129,8 +328,9 @@ def leak_warning(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def kept_cards(run: Path) -> list[Card]:
-    """The cards of a run folder."""
-    return [load_card(path) for path in sorted((run / "cards").glob("*.yaml"))]
+    """The cards of a run folder, in the order in which the run names them."""
+    names = load_yaml(run / "run.yaml")["data"]
+    return [load_card(run / "cards" / f"{name}.yaml") for name in ([names] if isinstance(names, str) else names)]
 
 
 def _groups(dataset: Dataset) -> int:

@@ -1,21 +1,31 @@
-"""The YOLO family, through ultralytics. The only file that imports it."""
+"""YOLO and RT-DETR, through ultralytics. The only file that imports it.
+
+A model is named as the library names it (yolov8n, yolo11s, rtdetr-l), by a file of `configs/models/` in the same way
+(yolov5n-ghost, yolov4u, rtdetr-small), or by the path of a user's own YAML.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 from PIL import Image as PilImage
 
+from detect import assets
+from detect.config import load_yaml
 from detect.data import augment
-from detect.detectors.base import Architecture, DetectorSettings, TrainingJob
+from detect.detectors.base import Architecture, DetectorSettings, TrainingJob, Traits
 from detect.errors import BundleError, ConfigError, DataError, MissingExtraError
 from detect.formats import yolo
+from detect.formats.labels import stem_of
 from detect.runtime.base import cores
 
 # Set before the import: a checkpoint of ours is read with torch's restricted unpickler, and nothing installs itself.
@@ -27,56 +37,151 @@ try:
     import torch
     import ultralytics
     from safetensors.torch import load_file, save_file
+    from torch.nn import functional
+    from ultralytics.data import build_yolo_dataset
     from ultralytics.engine import trainer
+    from ultralytics.models.rtdetr import train as rtdetr
     from ultralytics.models.yolo.detect import DetectionTrainer
-    from ultralytics.nn.tasks import DetectionModel, load_checkpoint
+    from ultralytics.nn.modules import Detect, RTDETRDecoder
+    from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, guess_model_scale, load_checkpoint
+    from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
     from ultralytics.utils.events import events
-    from ultralytics.utils.torch_utils import get_flops, intersect_dicts
+    from ultralytics.utils.torch_utils import intersect_dicts, unwrap_model
+
+    from detect.detectors import loop
 except ImportError as error:
     raise MissingExtraError("the ultralytics family", "train") from error
 
 
 PilImage.open = _open  # the library puts its own in place, which would look for codecs in our decoder too
 events.enabled = False  # no usage statistics leave this machine
+trainer.check_amp = lambda _: True  # the library would download a model to try fp16 out on
+
+_OURS = "configs/models"
+_THEIRS = Path(ultralytics.__file__).parent / "cfg" / "models"
+_TRANSFORMER = "RTDETRDecoder"
+_HEADS = ("Detect", "v10Detect", _TRANSFORMER)
+_STRIDE = 32
+
+
+def traits(architecture: Architecture) -> Traits:
+    """See `Family.traits`. RT-DETR is trained on squares, and its boxes are fractions of the picture's sides."""
+    return Traits(stride=_STRIDE, square=_is_transformer(architecture.config))
+
+
+def architecture(settings: DetectorSettings, classes: int) -> Architecture:
+    """See `Family.architecture`."""
+    config = _config(settings)
+    _check_size(settings, settings.model)
+    return _describe(_new(config, classes), settings, classes)
 
 
 def train(job: TrainingJob) -> dict[str, Any]:
     """See `Family.train`. The library's own files (curves, checkpoints, log) go to `train/` of the run folder."""
     settings = job.settings
-    _check(settings, job)
+    config = _config(settings, job.config)
+    _check(job, config)
     folder = job.out / "train"
     last = folder / "weights" / "last.pt"
     if job.resume and not last.is_file():
         raise DataError("nothing to resume: no checkpoint", where=str(last), remedy="train without --resume")
-    data = yolo.write(job.train, job.out / "data", {"train": job.train.fields, "val": job.dev.fields})
-    device = _device(job.device)
-    precision = _precision(settings.precision, device)
-    overrides = _overrides(settings, data, folder, device, precision)
-    overrides["augmentations"] = augment.build(settings.augment, job.config)
-    if job.resume:
-        overrides["resume"] = str(last)
-    run = _Run(overrides=overrides)
-    run.start_weights = _start_weights(settings)
-    run.callbacks["on_pretrain_routine_end"].append(partial(_loss_in_fp32, precision=precision))
+    devices, device = _devices(job.device, settings.batch)
+    precision = _precision(settings.precision, device, config)
     if device.type == "cpu":
         torch.set_num_threads(cores())  # the library leaves one core idle, half of a machine with two
     with _bf16_on_cpu() if precision == "bf16" and device.type == "cpu" else nullcontext():
-        run.train()
+        _ready(job, config, folder, devices, precision).train()
     best = folder / "weights" / "best.pt"
     model, _ = load_checkpoint(best if best.is_file() else last)
     _save(model, settings, job)
     return {
-        "device": str(device),
+        "device": f"cuda:{devices}" if "," in devices else str(device),
         "precision": precision,
-        "optimizer": run.args.optimizer,
-        "lr0": run.args.lr0,
-        "best_epoch": int(run.stopper.best_epoch),
+        **load_yaml(folder / _OUTCOME),
+        **({"mosaic": "off, some fields are labelled in part"} if any(job.unlabelled.values()) else {}),
         "versions": {"torch": str(torch.__version__), "ultralytics": str(ultralytics.__version__)},
     }
 
 
-def _check(settings: DetectorSettings, job: TrainingJob) -> None:
+def _ready(job: TrainingJob, config: dict[str, Any], folder: Path, devices: str, precision: str) -> Any:
+    """The library's training, with all of ours in it."""
+    settings = job.settings
+    data = yolo.write(job.train, job.out / "data", {"train": job.train.fields, "val": job.dev.fields})
+    overrides = _overrides(settings, data, folder, devices, precision)
+    overrides["augmentations"] = augment.build(settings.augment, job.config)
+    unlabelled = {stem_of(field): classes for field, classes in job.unlabelled.items() if classes}
+    if unlabelled:
+        overrides |= {"mosaic": 0.0, "mixup": 0.0}  # a picture of several fields could not tell what is drawn on it
+    if job.resume:
+        overrides["resume"] = str(folder / "weights" / "last.pt")
+    run = (_TransformerRun if _is_transformer(config) else _Run)(overrides=overrides)
+    if not job.resume and settings.pretrained is not True:
+        run.model = run.get_model(cfg=config)
+        _start_from(run.model, settings)
+    names = job.dev.classes.names
+    unjudged = frozenset(k for k, name in enumerate(names) if name not in job.dev.exhaustive_for)
+    if len(unjudged) == len(names):
+        unjudged = frozenset()  # a poor measure chooses an epoch better than none
+    prepare = partial(_prepare, precision=precision, unlabelled=unlabelled, unjudged=unjudged)
+    run.callbacks["on_pretrain_routine_end"].append(prepare)
+    run.callbacks["on_train_end"].append(_keep_outcome)
+    return run
+
+
+def _config(settings: DetectorSettings, where: str | None = None) -> dict[str, Any]:
+    """The model as the library's parser takes it, with its scale."""
+    name = settings.model
+    if name.endswith((".yaml", ".yml")):
+        stem, paths = Path(name).stem, [Path(name)]
+    else:
+        stem = re.sub(r"^(yolov5[nsmlx])u$", r"\1", name)  # the library's name for the weights of its yolov5
+        unscaled = re.sub(r"(\d+)[nsmlx]", r"\1", stem, count=1)
+        ours = [assets.ROOT / _OURS / f"{s}.yaml" for s in (stem, unscaled)]
+        theirs = {path.stem: path for path in _THEIRS.rglob("*.yaml")}
+        paths = [*ours, *(theirs[s] for s in (stem, unscaled) if s in theirs)]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        known = ", ".join(sorted(path.stem for path in (assets.ROOT / _OURS).glob("*.yaml")))
+        raise ConfigError(
+            f"model: no '{name}'", where=where, remedy=f"name one of the library's, one of ours ({known}), or a YAML"
+        )
+    config = load_yaml(found)
+    scales = config.get("scales")
+    if scales:
+        config["scale"] = guess_model_scale(stem) or config.get("scale") or next(iter(scales))
+        if config["scale"] not in scales:
+            raise ConfigError(
+                f"model: '{name}' asks for size {config['scale']}", where=where, remedy=f"sizes: {', '.join(scales)}"
+            )
+    head = config["head"][-1][2]
+    if head not in _HEADS:
+        raise ConfigError(f"model: '{name}' ends in {head}", where=where, remedy=f"take one with {', '.join(_HEADS)}")
+    return config
+
+
+def _is_transformer(config: Mapping[str, Any]) -> bool:
+    return bool(config["head"][-1][2] == _TRANSFORMER)
+
+
+def _check_size(settings: DetectorSettings, where: str) -> None:
+    if settings.image_size % _STRIDE:
+        raise ConfigError(
+            f"image_size: expected a multiple of {_STRIDE}, got {settings.image_size}",
+            where=where,
+            remedy=f"take {-(-settings.image_size // _STRIDE) * _STRIDE}",
+        )
+
+
+def _check(job: TrainingJob, config: Mapping[str, Any]) -> None:
+    settings = job.settings
+    _check_size(settings, job.config)
     weights = settings.pretrained
+    if weights is True and _published(settings.model) not in GITHUB_ASSETS_STEMS:
+        raise ConfigError(
+            f"pretrained: nobody published weights of {settings.model}",
+            where=job.config,
+            remedy="give a path, or false",
+        )
     if isinstance(weights, str):
         if not Path(weights).is_file():
             raise ConfigError(f"pretrained: no file '{weights}'", where=job.config, remedy="give a path, true or false")
@@ -86,19 +191,30 @@ def _check(settings: DetectorSettings, job: TrainingJob) -> None:
                 where=job.config,
                 remedy="use a .safetensors file, or pass --trust-pickle if you trust who made it",
             )
+    if not _is_transformer(config):
+        return
+    # Its loss matches queries to cells one to one, and has no place for a class that is drawn in part, nor weights.
+    if any(job.unlabelled.values()):
+        raise ConfigError(
+            f"{settings.model} learns from sets that draw every cell only",
+            where=job.config,
+            remedy="leave out the set that labels in part, or take a YOLO",
+        )
+    if settings.class_weights != "none":
+        raise ConfigError(f"class_weights: {settings.model} has none", where=job.config, remedy="take none, or a YOLO")
 
 
-def _overrides(
-    settings: DetectorSettings, data: Path, folder: Path, device: torch.device, precision: str
-) -> dict[str, Any]:
+def _published(name: str) -> str:
+    return f"{name}u" if re.fullmatch(r"yolov5[nsmlx]", name) else name
+
+
+def _overrides(settings: DetectorSettings, data: Path, folder: Path, devices: str, precision: str) -> dict[str, Any]:
     h = settings.hyperparameters
     known = h.model_dump(exclude={"flip_lr", "flip_ud", "nominal_batch", "cosine"})
     known |= {"fliplr": h.flip_lr, "flipud": h.flip_ud, "nbs": h.nominal_batch, "cos_lr": h.cosine}
-    source = f"{settings.model}.pt" if settings.pretrained is True else settings.model
-    if settings.pretrained is not True and not source.endswith((".yaml", ".yml")):
-        source += ".yaml"
+    published = settings.pretrained is True
     return known | {
-        "model": source,
+        "model": f"{_published(settings.model)}.pt" if published else f"{Path(settings.model).stem}.yaml",
         "data": str(data),
         "project": str(folder.parent.resolve()),
         "name": folder.name,
@@ -107,9 +223,10 @@ def _overrides(
         "batch": settings.batch,
         "imgsz": settings.image_size,
         "seed": settings.seed,
-        "device": str(device),
-        "amp": False if device.type == "cpu" else {"bf16": "bf16", "fp16": True, "fp32": False}[precision],
-        "pretrained": settings.pretrained is True,
+        "device": devices,
+        "amp": False if devices == "cpu" else {"bf16": "bf16", "fp16": True, "fp32": False}[precision],
+        "pretrained": published,
+        "cls_pw": 0.5 if settings.class_weights == "balanced" else 0.0,  # inverse square root of frequency, mean 1
         "cache": True,
         "workers": 8,
         "max_det": settings.max_detections,
@@ -119,45 +236,121 @@ def _overrides(
     }
 
 
-class _Run(DetectionTrainer):  # its name has no "Trainer" in it, so that no tracking service is called
-    """The library's trainer, starting from weights that may be a safetensors file."""
-
-    start_weights: dict[str, torch.Tensor] | None = None
-
-    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> DetectionModel:
-        model = super().get_model(cfg, weights, verbose)
-        if self.start_weights is not None:
-            fitting = intersect_dicts(self.start_weights, model.state_dict())
-            if not fitting:
-                raise ConfigError("no tensor of the pretrained weights fits this model", remedy="use its own weights")
-            model.load_state_dict(fitting, strict=False)
-        return model
+# With several GPUs the library pickles the class of the run, its model and its callbacks, and begins anew in a process
+# for each GPU. So both classes stand at the top of this module, hold nothing of their own, and whatever changes a
+# training is a model that is built before it starts or a callback. Their names have no "Trainer" in them, so that no
+# tracking service is called.
+class _Run(DetectionTrainer):
+    """The library's training of YOLO."""
 
 
-def _start_weights(settings: DetectorSettings) -> dict[str, torch.Tensor] | None:
+class _TransformerRun(rtdetr.RTDETRTrainer):
+    """The library's training of RT-DETR, on letterboxed fields.
+
+    The library would stretch them to squares, and cells would be of another shape in training than in evaluation.
+    """
+
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
+        return build_yolo_dataset(self.args, img_path, batch, self.data, mode=mode, rect=False, stride=_STRIDE)
+
+
+def _start_from(model: DetectionModel, settings: DetectorSettings) -> None:
     if not isinstance(settings.pretrained, str):
-        return None
+        return
     path = Path(settings.pretrained)
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
-    model, _ = load_checkpoint(path)  # asked for with --trust-pickle, and still read with the restricted unpickler
-    return dict(model.float().state_dict())
+    # A pickle was asked for with --trust-pickle, and is still read with the restricted unpickler.
+    safe = path.suffix == ".safetensors"
+    given = dict(load_file(path)) if safe else load_checkpoint(path)[0].float().state_dict()
+    fitting = intersect_dicts(given, model.state_dict())
+    if not fitting:
+        raise ConfigError("no tensor of the pretrained weights fits this model", remedy="use its own weights")
+    model.load_state_dict(fitting, strict=False)
 
 
-class _Fp32Loss:
-    """A criterion fed in full precision under autocast: bf16 holds a box corner to two pixels only."""
+_OUTCOME = "outcome.yaml"
 
-    def __init__(self, criterion: Any) -> None:
+
+def _keep_outcome(run: Any) -> None:
+    """What only the process that trained knows."""
+    told = {
+        "optimizer": str(run.args.optimizer),
+        "lr0": float(run.args.lr0),
+        "best_epoch": int(run.stopper.best_epoch),
+    }
+    (run.save_dir / _OUTCOME).write_text(yaml.safe_dump(told, sort_keys=False), "utf-8")
+
+
+def _prepare(run: Any, precision: str, unlabelled: Mapping[str, frozenset[int]], unjudged: frozenset[int]) -> None:
+    """Put our loss and our measuring in the place of the library's, where they differ."""
+    model = unwrap_model(run.model)
+    if precision != "fp32" or unlabelled:
+        # A resumed YOLO26 has its criterion already, with the balance of its two heads.
+        model.criterion = _Loss(getattr(model, "criterion", None) or model.init_criterion(), unlabelled)
+    if unjudged:
+        run.validator.update_metrics = partial(_judge_the_rest, run.validator.update_metrics, unjudged)
+
+
+def _judge_the_rest(update: Callable[..., None], unjudged: frozenset[int], preds: Any, batch: Any) -> None:
+    """Measure dev, on which the best epoch is chosen, without the classes of which not every cell is drawn there."""
+
+    def kept(labels: torch.Tensor) -> torch.Tensor:
+        return ~torch.isin(labels.flatten(), torch.tensor(sorted(unjudged), device=labels.device))
+
+    found = [{k: v[kept(p["cls"])] for k, v in p.items()} for p in preds]
+    rows = kept(batch["cls"])
+    update(found, batch | {k: batch[k][rows] for k in ("cls", "bboxes", "batch_idx")})
+
+
+class _Loss:
+    """A criterion that is fed in full precision, and asks nothing of what is not labelled.
+
+    Under autocast bf16 holds a box corner to two pixels only.
+
+    Args:
+        unlabelled: by stem of a field's file, the classes of which not every cell is drawn there.
+    """
+
+    def __init__(self, criterion: Any, unlabelled: Mapping[str, frozenset[int]]) -> None:
         self._criterion = criterion
+        self._unlabelled = unlabelled
+        self._bce = _Bce()
+        if unlabelled:
+            for one in _losses(criterion):
+                one.bce = self._bce
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_criterion":  # while being copied it has no criterion yet
+        if name.startswith("_"):  # while being copied it has no criterion yet
             raise AttributeError(name)
         return getattr(self._criterion, name)
 
     def __call__(self, preds: Any, batch: Any) -> Any:
+        if self._unlabelled:
+            self._bce.taught = self._taught(batch)
         with torch.autocast(batch["img"].device.type, enabled=False):
             return self._criterion(_float(preds), batch)
+
+    def _taught(self, batch: Any) -> torch.Tensor:
+        files = batch["im_file"]
+        taught = torch.ones((len(files), 1, _losses(self._criterion)[0].nc))
+        for row, file in enumerate(files):
+            for label in self._unlabelled.get(Path(file).stem, ()):
+                taught[row, 0, label] = 0
+        return taught.to(batch["img"].device)
+
+
+def _losses(criterion: Any) -> list[Any]:
+    """The criterion, or of a model with two heads that of each."""
+    return [criterion.one2many, criterion.one2one] if hasattr(criterion, "one2many") else [criterion]
+
+
+class _Bce:
+    """The classification loss of each place and class; 0 where a class is not taught and no drawn cell was assigned."""
+
+    taught: torch.Tensor
+
+    def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return loss * torch.where(target > 0, 1.0, self.taught)
 
 
 def _float(value: Any) -> Any:
@@ -168,11 +361,6 @@ def _float(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_float(v) for v in value)
     return value
-
-
-def _loss_in_fp32(run: Any, precision: str) -> None:
-    if precision != "fp32":
-        run.model.criterion = _Fp32Loss(run.model.init_criterion())
 
 
 @contextmanager
@@ -189,6 +377,23 @@ def _bf16_on_cpu() -> Iterator[None]:
         trainer.autocast = theirs
 
 
+def _devices(asked: str, batch: int) -> tuple[str, torch.device]:
+    """Devices as the library names them, and the first of them."""
+    if "," not in asked:
+        device = _device(asked)
+        return str(device), device
+    names = asked.replace("cuda:", "").replace(" ", "").split(",")
+    device = _device(f"cuda:{names[0]}")
+    there = torch.cuda.device_count()
+    if not all(n.isdigit() and int(n) < there for n in names) or len(set(names)) != len(names):
+        raise ConfigError(f"--device {asked}: torch sees {there} GPUs", remedy="name them as cuda:0,1")
+    if batch % len(names):
+        raise ConfigError(f"batch: {batch} fields cannot be shared by {len(names)} GPUs", remedy="take a multiple")
+    if find_spec("cloudpickle") is None:
+        raise ConfigError(f"--device {asked}: several GPUs need cloudpickle", remedy="pip install cloudpickle")
+    return ",".join(names), device
+
+
 def _device(asked: str) -> torch.device:
     if asked == "auto":
         asked = "cuda:0" if torch.cuda.is_available() else "cpu"
@@ -197,56 +402,93 @@ def _device(asked: str) -> torch.device:
     return torch.device(asked)
 
 
-def _precision(asked: str, device: torch.device) -> str:
-    if asked != "auto":
-        if asked == "fp16" and device.type == "cpu":
-            raise ConfigError("precision: fp16 trains on a GPU only", remedy="use bf16, fp32 or auto")
-        return asked
-    if device.type == "cuda":
-        return "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+def _precision(asked: str, device: torch.device, config: Mapping[str, Any]) -> str:
+    if not _is_transformer(config):
+        return loop.precision_of(asked, device)
+    if asked not in ("auto", "fp32"):  # the library: "AMP training can lead to NaN outputs"
+        raise ConfigError(f"precision: RT-DETR is trained in fp32, not in {asked}", remedy="use fp32 or auto")
+    return "fp32"
 
 
 def _save(model: DetectionModel, settings: DetectorSettings, job: TrainingJob) -> None:
     model = model.float().eval()
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
-    config = {k: v for k, v in model.yaml.items() if k not in ("yaml_file", "channels")}
-    config["nc"] = len(job.train.classes)
-    architecture = {
-        "family": settings.family,
-        "name": Path(settings.model).stem,
-        "config": config,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "gflops": round(float(get_flops(model, settings.image_size)), 3),
-    }
     save_file(state, job.out / "weights.safetensors")
-    (job.out / "architecture.yaml").write_text(yaml.safe_dump(architecture, sort_keys=False), "utf-8")
+    told = vars(_describe(model, settings, len(job.train.classes)))
+    (job.out / "architecture.yaml").write_text(yaml.safe_dump(told, sort_keys=False), "utf-8")
+
+
+def _describe(model: DetectionModel, settings: DetectorSettings, classes: int) -> Architecture:
+    """Parameters and GFLOPs are those of what runs: without the head that YOLO26 and YOLOv10 have for training only."""
+    config = {k: v for k, v in model.yaml.items() if k not in ("yaml_file", "channels")} | {"nc": classes}
+    runs = deepcopy(model).eval()
+    _one_head(runs)
+    blank = torch.zeros((1, 3, settings.image_size, settings.image_size))
+    gflops = loop.flops(runs, lambda: runs(blank))
+    parameters = sum(p.numel() for p in runs.parameters())
+    return Architecture(settings.family, Path(settings.model).stem, config, parameters, gflops)
+
+
+def _new(config: Mapping[str, Any], classes: int) -> DetectionModel:
+    kind = RTDETRDetectionModel if _is_transformer(config) else DetectionModel
+    return kind(deepcopy(dict(config) | {"nc": classes}), ch=3, verbose=False)
+
+
+def _one_head(model: DetectionModel) -> None:
+    """Of a model with two heads keep the one-to-many head, whose boxes our suppression sorts out.
+
+    YOLO26 and YOLOv10 also have a one-to-one head that needs no suppression. Its boxes are a little worse (0.5 mAP on
+    COCO, says the library's guide), training measures dev and chooses the best epoch by the other head, and
+    suppression is ours to run anyway.
+    """
+    head = model.model[-1]
+    if isinstance(head, Detect):
+        head.end2end = False
+        head.fuse()
 
 
 def _build(architecture: Architecture, weights: Path) -> DetectionModel:
-    config = dict(architecture.config)
-    model = DetectionModel(config, ch=3, nc=int(config["nc"]), verbose=False)
+    model = _new(architecture.config, int(architecture.config["nc"]))
     try:
         model.load_state_dict(load_file(weights), strict=True)
     except RuntimeError as error:
         raise BundleError(f"the weights do not fit the architecture: {error}", where=str(weights)) from error
+    _one_head(model)
     return model.float().eval().fuse(verbose=False)
 
 
 class _Graph(torch.nn.Module):
-    """Pixels in, boxes and scores out: the contract of `Family.export_onnx`."""
+    """Pixels in, boxes and scores out: the contract of `Family.export_onnx`.
+
+    Boxes are worked out in full precision under autocast too: bf16 holds a corner to two pixels only. RT-DETR gives
+    the boxes of its queries, hardly any of which suppression will find to be doubles.
+    """
 
     def __init__(self, model: DetectionModel) -> None:
         super().__init__()
         self.model = model
-        head = model.model[-1]
-        head.export, head.dynamic, head.format = True, True, "onnx"
+        self.head = model.model[-1]
+        self.head.dynamic = True  # of any size
+        if isinstance(self.head, RTDETRDecoder):
+            self.head.forward = partial(_in_fp32, self.head.forward)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        out = self.model(images.permute(0, 3, 1, 2).float() / 255.0)
-        out = (out[0] if isinstance(out, list | tuple) else out).transpose(1, 2)
-        center, half = out[..., :2], out[..., 2:4] / 2
-        return torch.cat((center - half, center + half), dim=-1), out[..., 4:]
+        raw = self.model(images.permute(0, 3, 1, 2).float() / 255.0)[1]
+        if isinstance(self.head, RTDETRDecoder):
+            height, width = images.shape[1:3]
+            boxes = raw[0][0] * torch.tensor([width, height, width, height], device=images.device)
+            scores = raw[1][0].sigmoid()
+        else:
+            with torch.autocast(images.device.type, enabled=False):
+                out = self.head._inference(_float(raw)).transpose(1, 2)
+            boxes, scores = out[..., :4], out[..., 4:]
+        center, half = boxes[..., :2], boxes[..., 2:] / 2
+        return torch.cat((center - half, center + half), dim=-1), scores
+
+
+def _in_fp32(forward: Callable[..., Any], x: Any, batch: Any = None) -> Any:
+    with torch.autocast(x[0].device.type, enabled=False):
+        return forward(_float(x), batch)
 
 
 def export_onnx(architecture: Architecture, weights: Path, image_size: int, path: Path) -> None:
@@ -255,27 +497,37 @@ def export_onnx(architecture: Architecture, weights: Path, image_size: int, path
 
     graph = _Graph(_build(architecture, weights))
     sample = torch.zeros((2, image_size, image_size, 3), dtype=torch.uint8)
-    free = {0: "batch", 1: "cells"}
+    fixed = traits(architecture).square
+    free = {0: "batch"} if fixed else {0: "batch", 1: "cells"}
     torch.onnx.export(
         graph,
         (sample,),
         str(path),
         input_names=["images"],
         output_names=["boxes", "scores"],
-        dynamic_axes={"images": {0: "batch", 1: "height", 2: "width"}, "boxes": free, "scores": free},
+        dynamic_axes={
+            "images": {0: "batch"} if fixed else {0: "batch", 1: "height", 2: "width"},
+            "boxes": free,
+            "scores": free,
+        },
         opset_version=17,
         dynamo=False,
     )
     onnx.checker.check_model(str(path))
 
 
-def reference(architecture: Architecture, weights: Path) -> Callable[[Any], tuple[Any, Any]]:
+def reference(
+    architecture: Architecture, weights: Path, device: str = "cpu", precision: str = "fp32"
+) -> Callable[[Any], tuple[Any, Any]]:
     """See `Family.reference`."""
-    graph = _Graph(_build(architecture, weights))
+    place = _device(device)
+    graph = _Graph(_build(architecture, weights)).to(place)
+    low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
     def run(images: Any) -> tuple[Any, Any]:
-        with torch.inference_mode():
-            boxes, scores = graph(torch.from_numpy(images))
-        return boxes.numpy(), scores.numpy()
+        lowered = nullcontext() if low is None else torch.autocast(place.type, dtype=low)
+        with torch.inference_mode(), lowered:
+            boxes, scores = graph(torch.from_numpy(images).to(place))
+        return boxes.float().cpu().numpy(), scores.float().cpu().numpy()
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.evaluate.intervals import Interval, bootstrap, plain_json
+
+ANSWERS = "answers.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +115,27 @@ def markdown(report: ClassificationReport, title: str) -> str:
         row = " | ".join(map(str, report.confusion[i]))
         lines.append(f"| {name} | {report.confusion[i].sum()} | {report.f1[name]} | {row} |")
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a classifier answered, cell by cell, kept so that two can be compared.
+
+    Attributes:
+        cells: id of each cell. groups: its group. truth: its type, by name. answers: the most probable type.
+        info: the set and part that this is.
+    """
+
+    cells: tuple[str, ...]
+    groups: tuple[str, ...]
+    truth: tuple[str, ...]
+    answers: tuple[str, ...]
+    info: Mapping[str, Any]
+
+    def save(self, out: Path) -> None:
+        """`answers.json`."""
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ANSWERS).write_text(json.dumps(asdict(self), indent=0), "utf-8")
 
 
 def write(report: ClassificationReport, out: Path, title: str, about: Mapping[str, Any]) -> None:

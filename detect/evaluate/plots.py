@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detect.errors import MissingExtraError
+from detect.evaluate.breakdown import ERRORS, Breakdown
+from detect.evaluate.calibration import Calibration
+from detect.evaluate.coco_ap import Ap, ApSlice
+from detect.evaluate.counting import Counting
+from detect.evaluate.detection import DetectionReport
+from detect.evaluate.froc import Froc
 
 try:
     from matplotlib.figure import Figure
@@ -16,6 +23,35 @@ except ImportError:
     raise MissingExtraError("drawing curves", "train") from None
 
 _COLOURS = ("#4b2e83", "#c0392b", "#1f7a8c", "#b8860b", "#3d7a3d", "#555555")
+_RATE_TICKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+_LEAST_DRAWN = 10  # detections of a bin that is joined to the line
+
+
+def draw_all(report: DetectionReport, ap: Ap, out: Path, title: str) -> None:
+    """Every picture of a detector's report, into the folder `out`. What cannot be said is not drawn."""
+    if report.ap.per_class:
+        precision_recall({n: ap.curve(n)[0] for n in report.ap.per_class}, out / "precision-recall.png", title)
+    heads = [*report.classes, "background"]
+    confusion(report.confusion, heads, heads, out / "confusion.png", title)
+    slices = {
+        "size of the cell": report.sizes,
+        f"source ({report.source_rule})": report.sources,
+        "median diameter of the field's red cells": report.magnifications,
+    }
+    ap_slices(slices, report.ap.map50_95.value, out / "ap-by-kind.png", title)
+    errors(report.errors, {n: c.truths for n, c in report.classes.items()}, out / "errors.png", title)
+    if report.froc:
+        froc(report.froc, report.n_fields, out / "froc.png", title)
+    if report.counting:
+        bland_altman(report.counting, out / "counting.png", title)
+    if report.calibration:
+        reliability(report.calibration, out / "calibration.png", title)
+
+
+def _panels(n: int, title: str, side: float = 4.2) -> tuple[Any, list[Any]]:
+    figure = Figure(figsize=(max(side * n, 6.4), side + 0.4), layout="constrained")
+    figure.suptitle(title)
+    return figure, list(figure.subplots(1, n, squeeze=False)[0])
 
 
 def precision_recall(curves: dict[str, NDArray[np.float64]], path: Path, title: str) -> None:
@@ -45,4 +81,130 @@ def confusion(counts: NDArray[np.int64], rows: Sequence[str], columns: Sequence[
         for j in range(len(columns)):
             dark = share[i, j] > 0.5
             axes.text(j, i, str(counts[i, j]), ha="center", va="center", color="white" if dark else "black")
+    figure.savefig(path, dpi=120)
+
+
+def froc(curves: Mapping[str, Froc], n_fields: int, path: Path, title: str) -> None:
+    """Sensitivity against false positives per field, with 95 % limits at the seven rates."""
+    figure = Figure(figsize=(6.8, 5.0), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, f) in enumerate(curves.items()):
+        colour = _COLOURS[i % len(_COLOURS)]
+        false, found = f.curve.T
+        # A detector that never reaches a rate keeps its last sensitivity up to it.
+        false, found = np.append(false, f.rates[-1]), np.append(found, found[-1])
+        label = f"{name} (n = {f.n_cells}), mean {f.mean.value:.3f}"
+        axes.step(np.maximum(false, 1e-3), found, where="post", color=colour, linewidth=1.5, label=label)
+        value, low, high = np.array([(v.value, v.low, v.high) for v in f.sensitivity]).T
+        rate = np.array(f.rates) * 1.04 ** (i - (len(curves) - 1) / 2)  # beside each other, not on top
+        bars = np.maximum([value - low, high - value], 0)
+        axes.errorbar(rate, value, bars, fmt="o", markersize=4, capsize=3, color=colour)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(_RATE_TICKS, ("1/16", "1/8", "1/4", "1/2", "1", "2", "4", "8"))
+    low_end = min(v.low for f in curves.values() for v in f.sensitivity)
+    bottom = max(0.0, np.floor(10 * low_end - 0.5) / 10) if np.isfinite(low_end) else 0.0
+    axes.set(xlim=(1 / 16, 9.5), ylim=(bottom, 1.01), xlabel="false positives per field", ylabel="sensitivity")
+    axes.set_title(f"{title}\n{n_fields} fields, IoU 0.5, bars: 95 % over groups", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def bland_altman(counts: Mapping[str, Counting], path: Path, title: str) -> None:
+    """Per class the difference of found and drawn against their mean, one circle a pair, its area the fields."""
+    figure, panels = _panels(len(counts), f"{title}: counting error per field (area of a circle: fields)")
+    for i, (axes, (name, c)) in enumerate(zip(panels, counts.items(), strict=True)):
+        pairs, n = np.unique(c.pairs, axis=0, return_counts=True)
+        middle, difference = pairs.mean(axis=1), pairs[:, 1] - pairs[:, 0]
+        colour = _COLOURS[i % len(_COLOURS)]
+        axes.scatter(middle, difference, s=np.clip(14 * n, 14, 500), color=colour, alpha=0.45, linewidth=0)
+        for value, style in ((c.lower, "--"), (c.bias, "-"), (c.upper, "--")):
+            axes.axhline(value.value, color="black", linestyle=style, linewidth=1)
+            axes.axhspan(value.low, value.high, color="black", alpha=0.08, linewidth=0)
+        axes.axhline(0, color="grey", linewidth=0.5)
+        axes.set(xlabel="mean of drawn and found, cells per field", ylabel="found minus drawn, cells per field")
+        edge = 1.15 * max(1.0, float(np.abs(difference).max()), abs(c.lower.value), abs(c.upper.value))
+        axes.set(ylim=(-edge, edge), xlim=(-0.5, float(middle.max()) + 0.5))
+        told = f"bias {c.bias.value:+.2f}, limits {c.lower.value:+.2f} to {c.upper.value:+.2f}"
+        axes.set_title(f"{name}: {c.n_fields} fields, {c.n_drawn} drawn\n{told}", fontsize=10)
+        axes.grid(alpha=0.2)
+    figure.savefig(path, dpi=120)
+
+
+def reliability(classes: Mapping[str, Calibration], path: Path, title: str) -> None:
+    """Per class the share of right detections against their score, and how many there are of each score."""
+    figure = Figure(figsize=(max(3.9 * len(classes), 6.4), 5.4), layout="constrained")
+    figure.suptitle(f"{title}: scores and precision")
+    panels = figure.subplots(2, len(classes), squeeze=False, sharex=True, height_ratios=(3, 1))
+    for i, (name, c) in enumerate(classes.items()):
+        top, bottom = panels[:, i]
+        colour = _COLOURS[i % len(_COLOURS)]
+        few = [b for b in c.bins if b.n < _LEAST_DRAWN]
+        # NaN breaks the line: nothing is known of the scores between two bins that do not touch.
+        line = np.full((round(1 / (c.bins[0].high - c.bins[0].low)), 2), np.nan)
+        for b in c.bins:
+            if b.n >= _LEAST_DRAWN:
+                line[round(b.low * len(line))] = b.score, b.precision
+        top.plot((0, 1), (0, 1), color="grey", linewidth=1, label="score = precision")
+        top.plot(*line.T, "o-", color=colour, markersize=4)
+        top.plot([b.score for b in few], [b.precision for b in few], "o", color=colour, markersize=4, mfc="none")
+        top.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="precision" if i == 0 else "")
+        told = f"D-ECE {c.d_ece.value:.3f}, score minus precision {c.gap.value:+.3f}"
+        top.set_title(f"{name}: {c.n} detections\n{told}", fontsize=10)
+        top.grid(alpha=0.25)
+        width = c.bins[0].high - c.bins[0].low
+        bottom.bar([b.low for b in c.bins], [b.n for b in c.bins], width, align="edge", color=colour)
+        bottom.set(yscale="log", xlabel="score", ylabel="detections" if i == 0 else "", ylim=(0.7, None))
+        bottom.yaxis.set_major_formatter("{x:g}")
+        bottom.yaxis.set_minor_formatter("")
+    told = f"open: fewer than {_LEAST_DRAWN} detections"
+    panels[0][0].legend(loc="lower right", fontsize=8, title=told, title_fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def errors(classes: Mapping[str, Breakdown], n_cells: Mapping[str, int], path: Path, title: str) -> None:
+    """Per kind of error and class how often, per 100 cells drawn, with 95 % limits and the number."""
+    kinds = [str(kind) for kind in ERRORS]
+    figure = Figure(figsize=(7.6, 1.4 + 0.26 * len(kinds) * (len(classes) + 0.8)), layout="constrained")
+    axes = figure.subplots()
+    step = 0.84 / len(classes)
+    for i, (name, b) in enumerate(classes.items()):
+        rates = [(kinds.index(kind) - 0.42 + (i + 0.5) * step, kind, v) for kind, v in b.per_100.items()]
+        rates = [(y, kind, v) for y, kind, v in rates if np.isfinite(v.value)]
+        colour = _COLOURS[i % len(_COLOURS)]
+        label = f"{name} ({n_cells[name]} drawn)" + ("" if len(b.counts) > 1 else ", not exhaustive")
+        axes.barh([y for y, _, _ in rates], [v.value for _, _, v in rates], step * 0.9, color=colour, label=label)
+        for y, kind, v in rates:
+            axes.plot((v.low, v.high), (y, y), color="black", linewidth=1)
+            axes.annotate(str(b.counts[kind]), (max(v.high, v.value), y), (4, 0), "data", "offset points", va="center")
+    axes.set_yticks(range(len(kinds)), kinds)
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.set(xlabel="per 100 cells drawn of the class (number beside the bar, line: 95 %)", title=title)
+    axes.margins(x=0.08)
+    axes.grid(axis="x", alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=120)
+
+
+def ap_slices(kinds: Mapping[str, Sequence[ApSlice]], everywhere: float, path: Path, title: str) -> None:
+    """mAP50-95 within each size, source and magnification, with 95 % limits and how much each rests on."""
+    lines = sum(len(slices) + 1 for slices in kinds.values())
+    figure = Figure(figsize=(7.6, 1.2 + 0.3 * lines), layout="constrained")
+    axes = figure.subplots()
+    y, ticks, labels = 0, [], []
+    for i, (kind, slices) in enumerate(kinds.items()):
+        axes.text(0.01, y, kind, va="center", fontsize=9, fontweight="bold")
+        for s in slices:
+            y += 1
+            v = s.map50_95
+            if np.isfinite(v.value):
+                axes.plot((v.low, v.high), (y, y), color=_COLOURS[i % len(_COLOURS)], linewidth=1.5)
+                axes.plot(v.value, y, "o", color=_COLOURS[i % len(_COLOURS)], markersize=5)
+            ticks.append(y)
+            labels.append(f"{s.name} ({s.n_fields} fields, {sum(s.cells.values())} cells)")
+        y += 1
+    axes.axvline(everywhere, color="grey", linewidth=1, linestyle="--")
+    axes.set_yticks(ticks, labels, fontsize=9)
+    axes.set(xlim=(0, 1), ylim=(y - 0.4, -0.6), xlabel="mAP50-95, 95 % over groups; dashed: everything", title=title)
+    axes.grid(axis="x", alpha=0.25)
     figure.savefig(path, dpi=120)

@@ -1,13 +1,17 @@
-"""COCO JSON: one file a set. Ids are kept whatever their gaps, and fields that we do not know are carried along."""
+"""COCO JSON: one file a set. Ids are kept whatever their gaps, and fields that we do not know are carried along.
+
+`Dataset.extra` holds the categories as the file lists them, and every key of the file that we do not know.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as rle
 
 from detect import geometry
@@ -19,6 +23,7 @@ from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, R
 
 _IMAGE_KEYS = {"file_name", "width", "height"}
 _ANNOTATION_KEYS = {"id", "image_id", "category_id", "bbox", "iscrowd", "area"}
+_RECORDS = ("images", "annotations", "categories")
 _WIDEST = 1_000_000  # pixels
 
 
@@ -38,7 +43,8 @@ def read(
         classes: the order of the classes; by default that of `class_map`.
     """
     data = _load(path)
-    categories = _categories(data["categories"], path, tally)
+    published = _categories(data["categories"], path, tally)
+    categories = {identity: str(category["name"]) for identity, category in published.items()}
     if class_map is None:
         if not categories:
             raise FormatError("no categories", where=str(path), remedy="name the classes in 'categories'")
@@ -75,16 +81,20 @@ def read(
             height=int(image["height"]),
         )
         annotations = _annotations(rows[image_id], field, categories, labels, path, tally)
-        extra = {k: v for k, v in image.items() if k not in _IMAGE_KEYS}
-        fields.append(LabelledField(field, annotations, extra))
+        kept = {k: v for k, v in image.items() if k not in _IMAGE_KEYS}
+        fields.append(LabelledField(field, annotations, kept))
     tally.read["fields"] += len(fields)
     tally.read["cells"] += sum(len(f.annotations) for f in fields)
-    return Dataset(path.stem, images, classes, tuple(fields), frozenset(classes.names))
+    targets = {name: labels.find(name) for name in categories.values()}
+    names = {name: classes.names[index] for name, index in targets.items() if index is not None}
+    rest = {k: v for k, v in data.items() if k not in _RECORDS}
+    extra = {**rest, "categories": rename_categories([*published.values()], names)}
+    return Dataset(path.stem, images, classes, tuple(fields), frozenset(classes.names), extra)
 
 
 def _load(path: Path) -> dict[str, Any]:
     data = load_json(path, "export the file again")
-    for key in ("images", "annotations", "categories"):
+    for key in _RECORDS:
         entries = data.get(key) if isinstance(data, dict) else None
         if not isinstance(entries, list):
             raise FormatError(f"not a COCO file: no list '{key}'", where=str(path), remedy="export it as COCO")
@@ -98,8 +108,9 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int | str)
 
 
-def _categories(categories: list[dict[str, Any]], path: Path, tally: Tally) -> dict[Any, str]:
-    out: dict[Any, str] = {}
+def _categories(categories: list[dict[str, Any]], path: Path, tally: Tally) -> dict[Any, dict[str, Any]]:
+    out: dict[Any, dict[str, Any]] = {}
+    owners: dict[str, Any] = {}
     for category in categories:
         identity, name = category.get("id"), category.get("name")
         where = f"{path}: category {identity}"
@@ -110,7 +121,33 @@ def _categories(categories: list[dict[str, Any]], path: Path, tally: Tally) -> d
         elif name is None or not str(name).strip():
             tally.add("category without a name", where, "", "dropped")
         else:
-            out[identity] = str(name)
+            out[identity] = category
+            owner = owners.setdefault(str(name), identity)
+            if owner != identity:
+                what = f"'{name}', as of category {owner}; their cells become one class"
+                tally.add("category name used twice", where, what, "repaired")
+    return out
+
+
+def rename_categories(categories: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Categories of a source under other names, in their order; one whose name is not in `names` is left out.
+
+    A category that keeps its name keeps all else. Of those that become one under a new name, what they say alike is
+    kept, so that one alone keeps its id, and several are numbered anew by `to_dict`.
+
+    Args:
+        names: published name to new name.
+    """
+    families: dict[str, list[Mapping[str, Any]]] = {}
+    for category in categories:
+        name = str(category["name"])
+        if name in names:
+            families.setdefault(names[name], []).append(category)
+    out = []
+    for name, family in families.items():
+        first = next((c for c in family if str(c["name"]) == name), None)
+        alike = {k: v for k, v in family[0].items() if all(k in c and c[k] == v for c in family)}
+        out.append(dict(first) if first is not None else {**alike, "name": name})
     return out
 
 
@@ -159,14 +196,25 @@ def _annotations(
         label = labels.get(categories[a["category_id"]], where)
         if label is None:
             continue
-        if max(x + w - field.width, y + h - field.height, -x, -y) > 1:
+        overstepping = max(x + w - field.width, y + h - field.height, -x, -y) > 1
+        if overstepping:
             tally.add("box oversteps the field", where, str(box), "repaired")
         extra = {k: v for k, v in a.items() if k not in _ANNOTATION_KEYS}
         mask = _mask(a.get("segmentation"), field, where, tally)
+        if a.get("segmentation") and mask is None:
+            del extra["segmentation"]  # or the way back would bring it again
+        elif "area" in a and not is_finite(a["area"]):
+            tally.add("area is no number", where, str(a["area"])[:40], "repaired")
+        elif "area" in a and not overstepping:
+            extra["area"] = a["area"]
         kept.append(([x, y, w, h], label, int(a.get("id", 0)), bool(a.get("iscrowd", 0)), extra, mask))
     boxes = geometry.from_xywh(np.array([k[0] for k in kept], np.float64).reshape(-1, 4))
+    boxes = geometry.clip(boxes, field.width, field.height)
+    for xywh, (*_, extra, mask) in zip(geometry.to_xywh(boxes), kept, strict=True):
+        if extra.get("area") == _area(xywh, mask):
+            del extra["area"]  # it follows from the rest; tools that measure outlines in their own way say another
     return Annotations.of(
-        geometry.clip(boxes, field.width, field.height),
+        boxes,
         [k[1] for k in kept],
         ids=[k[2] for k in kept],
         crowd=[k[3] for k in kept],
@@ -183,21 +231,39 @@ def _mask(segmentation: Any, field: Field, where: str, tally: Tally) -> Rle | No
             raise ValueError(f"mask of another size, on a field of {[field.height, field.width]}")
         if isinstance(segmentation, list):
             return masks.from_polygons(segmentation, field.width, field.height)
-        if isinstance(segmentation.get("counts"), list):
-            if sum(segmentation["counts"]) != field.height * field.width:  # decoding would read beyond the runs
-                raise ValueError(f"runs of {sum(segmentation['counts'])} pixels")
-            return dict(rle.frPyObjects(segmentation, *segmentation["size"]))
-        made = {"size": segmentation["size"], "counts": segmentation["counts"].encode("ascii")}
-        rle.decode(made)
-        return made
+        return masks.from_runs(segmentation["counts"], field.width, field.height)
     except Exception as error:  # pycocotools raises whatever its C code meets
         tally.add("mask cannot be read", where, str(error)[:80], "dropped")
         return None
 
 
+def _area(xywh: NDArray[np.float64], mask: Rle | None) -> float:
+    return float(rle.area(mask)) if mask is not None else round(float(xywh[2] * xywh[3]), 3)
+
+
+def _numbered(dataset: Dataset) -> list[dict[str, Any]]:
+    """The categories of a set: those that its source gave, where a class bears their name, then the rest.
+
+    A class with no category, or with one that lost its id in a merger, gets an id beyond all of theirs.
+    """
+    known = dataset.extra.get("categories", ())
+    free = 1 + max((c["id"] for c in known if isinstance(c.get("id"), int)), default=0)
+    given = [c for c in known if str(c["name"]) in dataset.classes.names]
+    named = {str(c["name"]) for c in given}
+    out = []
+    for category in [*given, *({"name": name} for name in dataset.classes.names if name not in named)]:
+        if "id" not in category:
+            category = {"id": free, **category}
+            free += 1
+        out.append(dict(category))
+    return out
+
+
 def to_dict(dataset: Dataset) -> dict[str, Any]:
     """Records as a COCO mapping. Ids that the source gave are kept where they are unique, else numbered on."""
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(dataset.classes.names)]
+    categories = _numbered(dataset)
+    category_ids = {str(c["name"]): c["id"] for c in categories}
+    rest = {k: v for k, v in dataset.extra.items() if k not in _RECORDS}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     ids = [i for f in dataset.fields for i in f.annotations.ids]
@@ -215,24 +281,19 @@ def to_dict(dataset: Dataset) -> dict[str, Any]:
                 **cells.extra[i],
                 "id": cells.ids[i] if keep_ids else len(annotations) + 1,
                 "image_id": image_id,
-                "category_id": int(cells.labels[i]) + 1,
+                "category_id": category_ids[dataset.classes.names[cells.labels[i]]],
                 "bbox": [round(float(v), 3) for v in boxes[i]],
-                "area": round(float(boxes[i, 2] * boxes[i, 3]), 3),
+                "area": said if is_finite(said := cells.extra[i].get("area")) else _area(boxes[i], cells.masks[i]),
                 "iscrowd": int(cells.crowd[i]),
             }
             mask = cells.masks[i]
-            if mask is not None:
-                row["area"] = float(rle.area(mask))
-                if "segmentation" not in row:
-                    row["segmentation"] = {
-                        "size": list(mask["size"]),
-                        "counts": mask["counts"].decode("ascii"),
-                    }
+            if mask is not None and "segmentation" not in row:
+                row["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
             annotations.append(row)
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return {**rest, "images": images, "annotations": annotations, "categories": categories}
 
 
 def write(dataset: Dataset, path: Path) -> None:
-    """Records as a COCO file. Nothing is invented: no date, no licence."""
+    """Records as a COCO file. Nothing is invented: no date or licence but the source's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(to_dict(dataset), indent=1), "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
@@ -30,14 +31,16 @@ class Labels:
 
     def get(self, name: str, where: str) -> int | None:
         """Index of a published name. A case variant is repaired, an unknown name dropped; both are noted."""
-        if name in self._index:
-            return self._index[name]
-        index = self._folded.get(name.casefold().strip())
-        if index is not None:
+        index = self.find(name)
+        if index is None:
+            self._tally.add("unknown label", where, f"'{name}', known: {sorted(self._index)}", "dropped")
+        elif name not in self._index:
             self._tally.add("case variant of a label", where, f"'{name}'", "repaired")
-            return index
-        self._tally.add("unknown label", where, f"'{name}', known: {sorted(self._index)}", "dropped")
-        return None
+        return index
+
+    def find(self, name: str) -> int | None:
+        """Index of a published name or of its case variant, without a word in the tally."""
+        return self._index.get(name, self._folded.get(name.casefold().strip()))
 
 
 def box_fault(x0: float, y0: float, x1: float, y1: float, width: int, height: int) -> str | None:
@@ -53,6 +56,13 @@ def box_fault(x0: float, y0: float, x1: float, y1: float, width: int, height: in
     return None
 
 
+def size_fault(width: int, height: int, field: Field) -> str | None:
+    """Why labels and picture are not of one size, or None; `field` has the size of the one, the numbers the other's."""
+    if (width, height) == (field.width, field.height):
+        return None
+    return "labels ignore the EXIF rotation" if (height, width) == (field.width, field.height) else "wrong size"
+
+
 def is_finite(value: Any) -> bool:
     """Whether a value is a real number: no text, no truth value, no infinity."""
     try:
@@ -62,9 +72,22 @@ def is_finite(value: Any) -> bool:
 
 
 def load_json(path: Path, remedy: str) -> Any:
-    """What a JSON file says; FormatError names the file, and the line where there is one."""
+    """What a JSON file says; FormatError names the file, and the line where there is one.
+
+    A key that stands twice in one object is refused: which of the two values is meant, nobody knows.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        said = dict(pairs)
+        if len(said) != len(pairs):
+            key = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
+            values = " and ".join(str(v)[:40] for k, v in pairs if k == key)
+            what = f"the key '{key}' stands twice in one object ({values}), that of id {said.get('id', 'unknown')}"
+            raise FormatError(what, where=str(path), remedy="leave one of the two, or " + remedy)
+        return said
+
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=once)
     except FileNotFoundError:
         raise FormatError("no such file", where=str(path), remedy="check the path") from None
     except OSError as error:

@@ -14,11 +14,26 @@ from detect.formats.tally import Tally
 from detect.types import Annotations, Rle
 
 _FARTHEST = 1e6  # pixels; pycocotools takes memory for every pixel of an edge, and a longer one ends the process
+_LONGEST_RUN = 7  # bytes of five bits, which hold what pycocotools can: 32 bits
 
 
 def encode(inside: NDArray[np.bool_]) -> Rle:
     """A binary picture, (h, w), as COCO compressed RLE."""
     return dict(rle.encode(np.asfortranarray(inside.astype(np.uint8))))
+
+
+def encode_at(inside: NDArray[np.bool_], x: int, y: int, width: int, height: int) -> Rle:
+    """RLE of a mask that lies at (x, y) in a field, without a picture of the whole field."""
+    edges = np.diff(np.pad(inside.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    columns, rows = np.nonzero(edges)
+    turns = (x + columns) * height + y + rows
+    # A run that ends at the foot of a column where the next begins goes on: both turns fall away.
+    again = np.flatnonzero(turns[1:] == turns[:-1])
+    turns = np.delete(turns, np.concatenate([again, again + 1]))
+    counts = np.diff(np.concatenate([[0], turns, [width * height]]))
+    if counts[-1] == 0:
+        counts = counts[:-1]
+    return dict(rle.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width))
 
 
 def from_polygons(rings: Any, width: int, height: int) -> Rle:
@@ -29,6 +44,48 @@ def from_polygons(rings: Any, width: int, height: int) -> Rle:
         if max(map(abs, ring)) > _FARTHEST:
             raise ValueError(f"outline that leaves the field by more than {_FARTHEST:.0f} pixels")
     return dict(rle.merge(rle.frPyObjects(rings, height, width)))
+
+
+def from_runs(counts: Any, width: int, height: int) -> Rle:
+    """Runs of COCO, a list of numbers or compressed text, as a mask. ValueError where they do not fill the field.
+
+    pycocotools does not ask: it fills up what is missing, and reads or writes beyond what is too long.
+    """
+    if isinstance(counts, list):
+        if not all(isinstance(n, int) and 0 <= n <= width * height for n in counts):
+            raise ValueError(f"no runs: {str(counts)[:40]}")
+        runs = np.array(counts, np.int64)
+    elif isinstance(counts, str):
+        runs = run_lengths(counts.encode("ascii"))
+    else:
+        raise ValueError(f"no runs: {str(counts)[:40]}")
+    if runs.min(initial=0) < 0 or runs.sum() != width * height:
+        raise ValueError(f"runs of {runs.sum()} pixels, on a field of {width} x {height}")
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts.encode("ascii")}
+    return dict(rle.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+
+
+def run_lengths(counts: bytes) -> NDArray[np.int64]:
+    """The runs of compressed text. ValueError where it is none.
+
+    Each byte holds five bits, least first, a mark whether more follow, and in the last of a number its sign. From the
+    fourth on, a number is the difference to the one before the last (rleFrString of pycocotools).
+    """
+    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((digits & 32) == 0)
+    if ((digits < 0) | (digits > 63)).any() or (len(digits) and (not len(ends) or ends[-1] != len(digits) - 1)):
+        raise ValueError("no compressed runs, or cut off")
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[: len(ends)]
+    lengths = ends - starts + 1
+    if (lengths > _LONGEST_RUN).any():
+        raise ValueError("a run that no picture can hold")
+    places = np.arange(len(digits)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((digits & 31) << (5 * places), starts) if len(ends) else digits
+    runs = np.where(digits[ends] & 16, runs - (1 << (5 * lengths)), runs)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return np.asarray(runs, np.int64)
 
 
 def box_of(inside: NDArray[np.bool_]) -> tuple[float, float, float, float]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from detect import geometry
 from detect.errors import FormatError
-from detect.formats.labels import Labels, box_fault, is_finite
+from detect.formats.labels import Labels, box_fault, is_finite, size_fault
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
 
@@ -32,8 +32,10 @@ _ALIASES = {
     "y1": ("y1", "ymax", "y_max", "bottom"),
     "id": ("id",),
     "crowd": ("crowd", "iscrowd"),
+    "width": ("width",),
+    "height": ("height",),
 }
-_SIZES = ("width", "height")
+_OPTIONAL = ("id", "crowd", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def read_rows(path: Path) -> tuple[list[Row], dict[str, str]]:
     columns = {}
     for ours, names in _ALIASES.items():
         found = next((folded[n] for n in names if n in folded), None)
-        if found is None and ours not in ("id", "crowd"):
+        if found is None and ours not in _OPTIONAL:
             what = f"no column for '{ours}', the columns are {', '.join(header)}"
             raise FormatError(what, where=f"{path}:1", remedy=f"name one of them {' or '.join(names)}")
         if found is not None:
@@ -113,6 +115,7 @@ def read(
     labels = Labels(classes, class_map, tally)
     found: dict[str, _Rows] = {}
     numbers: dict[tuple[str, str], int] = {}  # ids are counted within a field: other formats number them so
+    sizes: set[tuple[str, ...]] = set()
     for full in rows:
         line, row = full.line, full.values
         where = f"{path}:{line}"
@@ -124,6 +127,10 @@ def read(
         if full.surplus:
             tally.add("wrong number of values", where, f"more than the {len(row)} of the header", "dropped")
             continue
+        size = tuple(row.get(columns.get(k, ""), "") for k in ("width", "height"))
+        if (name, *size) not in sizes:  # once a field, not once a cell
+            sizes.add((name, *size))
+            _check_size(size, fields[name], where, tally)
         number = row.get(columns.get("id", ""), "")
         if number and numbers.setdefault((name, number), line) != line:
             tally.add("annotation id used twice", where, f"{number}, as in line {numbers[name, number]}", "noted")
@@ -140,6 +147,21 @@ def read(
     tally.read["fields"] += len(out)
     tally.read["cells"] += sum(len(f.annotations) for f in out)
     return out
+
+
+def _check_size(texts: Sequence[str], owner: Field, where: str, tally: Tally) -> None:
+    """Boxes are taken as they stand whatever the size: in a file of unknown make it may be that of something else."""
+    if not any(texts):
+        return
+    try:
+        width, height = (int(float(t)) for t in texts)
+    except (ValueError, OverflowError):
+        tally.add("no size", where, f"{owner.id}: '{' x '.join(texts)}', the image's own is used", "noted")
+        return
+    fault = size_fault(width, height, owner)
+    if fault is not None and width > 0 and height > 0:
+        what = f"{owner.id}: labels for {width} x {height}, image is {owner.width} x {owner.height}"
+        tally.add(fault, where, what, "noted")
 
 
 def _take(
@@ -180,7 +202,7 @@ def _take(
     here.labels.append(label)
     here.ids.append(_whole(number, line))
     here.crowd.append(row.get(columns.get("crowd", ""), "0").casefold() in ("1", "true", "yes"))
-    used = {*columns.values(), *_SIZES}
+    used = {*columns.values()}
     here.extra.append({k: v for k, v in row.items() if k and k not in used})
 
 

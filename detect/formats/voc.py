@@ -11,7 +11,7 @@ import numpy as np
 
 from detect import geometry
 from detect.errors import FormatError
-from detect.formats.labels import Labels, box_fault, label_file, stem_of
+from detect.formats.labels import Labels, box_fault, label_file, size_fault, stem_of
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Field, LabelledField
 
@@ -149,11 +149,12 @@ def _scale(root: ET.Element, path: Path, field: Field, tally: Tally) -> tuple[fl
     except ValueError:
         tally.add("no size", str(path), "the image's own is used", "noted")
         return 1.0, 1.0
-    if (width, height) == (field.width, field.height) or width <= 0 or height <= 0:
+    fault = size_fault(width, height, field)
+    if fault is None or width <= 0 or height <= 0:
         return 1.0, 1.0
     detail = f"labels for {width} x {height}, image is {field.width} x {field.height}"
-    if (height, width) == (field.width, field.height):  # which way it was turned is not known here
-        tally.add("labels ignore the EXIF rotation", str(path), detail, "noted")
+    if fault != "wrong size":  # which way it was turned is not known here
+        tally.add(fault, str(path), detail, "noted")
         return 1.0, 1.0
-    tally.add("wrong size", str(path), detail, "repaired")
+    tally.add(fault, str(path), detail, "repaired")
     return field.width / width, field.height / height

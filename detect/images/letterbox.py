@@ -33,16 +33,20 @@ class Letterbox:
 
     def back(self, boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
         """Boxes of the input in pixels of the field, clipped to it."""
+        return geometry.clip(self.back_unclipped(boxes), width, height)
+
+    def back_unclipped(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Boxes of the input in pixels of the field."""
         offset = np.array([self.left, self.top, self.left, self.top], np.float32)
         scale = np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
-        return geometry.clip((boxes - offset) / scale, width, height)
+        return np.asarray((boxes - offset) / scale, np.float32)
 
 
-def plan(width: int, height: int, size: int, stride: int) -> Letterbox:
+def plan(width: int, height: int, size: int, stride: int, *, square: bool = False) -> Letterbox:
     """Where a field of `width` x `height` pixels goes in an input whose longer side is `size`."""
     ratio = size / max(width, height)
     inner = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-    full = tuple(-(-side // stride) * stride for side in inner)
+    full = (size, size) if square else tuple(-(-side // stride) * stride for side in inner)
     # The library that trains rounds half pixels of padding this way; a box must not move between the two.
     left, top = (round((f - i) / 2 - 0.1) for f, i in zip(full, inner, strict=True))
     return Letterbox(full[0], full[1], ratio, ratio, left, top, inner)

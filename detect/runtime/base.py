@@ -12,13 +12,18 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.errors import ConfigError
+from detect.errors import ConfigError, MissingExtraError
 from detect.types import Image
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 # Engine name to the module that runs it, in the order in which `auto` tries them.
 ENGINES = {"openvino": "detect.runtime.openvino", "onnxruntime": "detect.runtime.onnxruntime"}
+
+
+# Runs a bundle's weights as the family that trained them does, on CPU or GPU. It takes no graph, so whoever opens a
+# bundle asks the family for it. Never chosen by `auto`: it needs the extra `train`.
+FRAMEWORK = "torch"
 
 
 class Engine(Protocol):
@@ -33,21 +38,33 @@ class EngineSettings:
     """How graphs are run.
 
     Attributes:
-        name: "auto" or a key of `ENGINES`.
+        name: "auto", a key of `ENGINES`, or `FRAMEWORK`.
         precision: of the arithmetic. Always set and recorded: OpenVINO would choose bf16 by itself on some
-            processors.
+            processors. fp16 is for GPUs.
         workers: threads that call `run` at once; each call then computes on one core.
+        device: "cpu", or "cuda:0" with `FRAMEWORK`.
     """
 
     name: str = "auto"
     precision: Precision = "fp32"
     workers: int = 1
+    device: str = "cpu"
 
     def resolved(self) -> EngineSettings:
         """With `auto` replaced by the engine that will run."""
+        if self.name == FRAMEWORK:
+            if self.precision == "fp16" and self.device == "cpu":
+                raise ConfigError("fp16 runs on a GPU only", remedy="use fp32 or bf16, or --device cuda:0")
+            if find_spec("torch") is None:
+                raise MissingExtraError("the engine torch", "train")
+            return self
+        if self.device != "cpu" or self.precision == "fp16":
+            what = f"--device {self.device} with {self.precision} needs the engine torch"
+            raise ConfigError(what, remedy=f"add --runtime {FRAMEWORK}")
         if self.name != "auto":
             if self.name not in ENGINES:
-                raise ConfigError(f"no engine '{self.name}'", remedy=f"the engines are: auto, {', '.join(ENGINES)}")
+                known = ", ".join(["auto", *ENGINES, FRAMEWORK])
+                raise ConfigError(f"no engine '{self.name}'", remedy=f"the engines are: {known}")
             if find_spec(self.name) is None:
                 raise ConfigError(f"the engine {self.name} is not installed", remedy=f"pip install {self.name}")
             return self
@@ -56,12 +73,14 @@ class EngineSettings:
         name = installed()[0]
         if self.precision == "bf16" and name == "onnxruntime":
             raise ConfigError("bf16 needs the engine openvino", remedy="use fp32, or install openvino")
-        return EngineSettings(name, self.precision, self.workers)
+        return EngineSettings(name, self.precision, self.workers, self.device)
 
 
 def open_graph(path: Path, settings: EngineSettings) -> Engine:
     """The engine of `settings` with a graph loaded."""
     chosen = settings.resolved()
+    if chosen.name == FRAMEWORK:
+        raise ConfigError("the engine torch runs weights, not a graph", remedy=f"use one of: {', '.join(ENGINES)}")
     module = import_module(ENGINES[chosen.name])
     engine: Engine = module.open_graph(path, chosen)
     return engine

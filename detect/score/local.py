@@ -30,7 +30,7 @@ Row = tuple[FieldRecord, tuple[CellRecord, ...]]
 
 @dataclass
 class _Bucket:
-    """Fields of one letterbox size that wait for their batch."""
+    """Fields of one shape in the detector that wait for their batch."""
 
     slots: list[int]
     pixels: list[Image]
@@ -79,7 +79,7 @@ def _batches(
     rows: list[Row | None],
     progress: Callable[[int], None] | None,
 ) -> Iterator[tuple[list[int], list[Image]]]:
-    """Batches of one letterbox size; a field that cannot be read becomes its row at once."""
+    """Batches of one shape in the detector; a field that cannot be read becomes its row at once."""
     buckets: dict[tuple[int, int], _Bucket] = {}
     for slot, result in enumerate(_decoded(fields, readers, ahead=2 * size)):
         if isinstance(result, ImageError):
@@ -88,8 +88,7 @@ def _batches(
             if progress is not None:
                 progress(1)
             continue
-        box = pipeline.detector.letterbox(result.shape[1], result.shape[0])
-        key = (box.height, box.width)
+        key = pipeline.detector.shape(result.shape[1], result.shape[0])
         bucket = buckets.setdefault(key, _Bucket([], []))
         bucket.slots.append(slot)
         bucket.pixels.append(result)

@@ -62,7 +62,7 @@ def score(
     found = _fields(folder, out)
     detector, classifiers = _bundles(settings)
     workers = settings.workers or cores()
-    engine = EngineSettings(settings.engine, settings.precision, workers).resolved()
+    engine = EngineSettings(settings.engine, settings.precision, workers, settings.device).resolved()
     pipeline = Pipeline(detector, classifiers, engine, min_score=settings.min_score)
     store = Store.create(out, overwrite=overwrite)
     if start is not None:
@@ -154,7 +154,7 @@ def _about(
         "slides": len(found.slides),
         "other_files": list(found.others),
         "settings": settings.model_dump(mode="json"),
-        "engine": {"name": engine.name, "precision": engine.precision},
+        "engine": {"name": engine.name, "precision": engine.precision, "device": engine.device},
         "bundles": {b.card.name: b.hash for b in (detector, *classifiers)},
     }
 

@@ -14,7 +14,7 @@ class ScoreSettings(Settings):
 
     Attributes:
         detector, classifiers: bundle folders, or names of released bundles.
-        engine, precision: see `runtime.base.EngineSettings`.
+        engine, precision, device: see `runtime.base.EngineSettings`.
         batch: fields per batch. part: fields per file of the store.
         workers: batches worked on at once; 0 takes one per processor core.
         min_score: replaces the detector's thresholds, for evaluation.
@@ -23,8 +23,9 @@ class ScoreSettings(Settings):
 
     detector: str = "cells-yolov8n"
     classifiers: tuple[str, ...] = ("wbc-types-small",)
-    engine: Literal["auto", "openvino", "onnxruntime"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: str = "cpu"
     batch: int = Key(16, ge=1, le=512)
     part: int = Key(512, ge=1)
     workers: int = Key(0, ge=0)

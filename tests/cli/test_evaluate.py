@@ -31,7 +31,8 @@ def test_figures_tables_and_pictures_are_written(tiny: Tiny, tmp_path: Path) -> 
     answer = evaluate(tiny, "cells-yolov8n", tmp_path / "out", "--split", "test")
     assert answer.code == 0, answer.err
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {"metrics.json", "metrics.md", "precision-recall.png", "confusion.png"}
+    pictures = ("precision-recall", "confusion", "ap-by-kind", "errors", "froc", "counting", "calibration")
+    assert names == {"metrics.json", "metrics.md", "truth.json", "predictions.json", *(f"{p}.png" for p in pictures)}
     said = json.loads((tmp_path / "out" / "metrics.json").read_text("utf-8"))
     assert (said["n_fields"], said["n_groups"], said["n_cells"]) == (2, 1, tiny.cells["test"])
     assert said["bundle_hash"] == open_bundle("cells-yolov8n").hash
@@ -97,3 +98,31 @@ def test_a_folder_of_the_sets_name_does_not_hide_its_card(tmp_path: Path, monkey
     answer = inside("evaluate", "detector", "cells-yolov8n", "--data", "txl-pbc", *fixed)
     assert answer.code == 2
     assert "give the folder of txl-pbc" in answer.err
+
+
+def test_two_evaluations_are_compared(tiny: Tiny, tmp_path: Path) -> None:
+    for name, more in (("a", ()), ("b", ("--max-detections", 3))):
+        assert evaluate(tiny, "cells-yolov8n", tmp_path / name, "--split", "all", *more).code == 0
+    fixed = ("--out", tmp_path / "out", "--bootstrap", 20)
+    answer = inside("evaluate", "compare", tmp_path / "a", tmp_path / "b", *fixed)
+    assert answer.code == 0, answer.err
+    assert "12 fields, 12 groups" in answer.out
+    said = json.loads((tmp_path / "out" / "compare.json").read_text("utf-8"))["comparison"]["figures"]
+    for side in "ab":
+        own = json.loads((tmp_path / side / "metrics.json").read_text("utf-8"))
+        assert said["mAP50"][side] == pytest.approx(own["map50"]["value"])
+        assert said["counting MAE RBC"][side] == pytest.approx(own["counting"]["RBC"]["mae"]["value"])
+    assert said["mAP50"]["difference"]["value"] < 0
+    assert (tmp_path / "out" / "compare.md").is_file()
+
+
+def test_evaluations_of_other_parts_are_not_compared(tiny: Tiny, tmp_path: Path) -> None:
+    for part in ("dev", "test"):
+        assert evaluate(tiny, "cells-yolov8n", tmp_path / part, "--split", part).code == 0
+    answer = inside("evaluate", "compare", tmp_path / "dev", tmp_path / "test", "--out", tmp_path / "out")
+    assert answer.code == 2
+    assert "measured on part 'test'" in answer.err
+    assert not (tmp_path / "out").exists()
+    answer = inside("evaluate", "compare", tmp_path, tmp_path / "test", "--out", tmp_path / "out")
+    assert answer.code == 2
+    assert "holds neither truth.json nor answers.json" in answer.err

@@ -172,6 +172,16 @@ COCO_FAULTS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         },
         "error: wrong size",
     ),
+    "name twice": (
+        [data.coco_row(1), data.coco_row(2, 9, 4)],
+        {"categories": [{"id": 3, "name": "WBC"}, {"id": 4, "name": "WBC"}]},
+        "error: category name used twice",
+    ),
+    "mask": (
+        [data.coco_row(1, segmentation={"size": [80, 100], "counts": "1>2"}), data.coco_row(2, 9)],
+        {},
+        "warning: mask cannot be read",
+    ),
     "repeated": ([data.coco_row(1), data.coco_row(2), data.coco_row(3, 9)], {}, "warning: one cell boxed twice"),
     "over the border": (
         [data.coco_row(1), data.coco_row(2, 9, box=[90, 10, 30, 30])],
@@ -239,6 +249,17 @@ def test_a_wrong_size_is_found_in_voc(tmp_path: Path) -> None:
     (tmp_path / "Annotations").mkdir()
     data.voc_file(tmp_path / "Annotations" / "a.xml", data.voc_object("WBC", 10, 10, 30, 40), size=(300, 80))
     assert kinds(faults(tmp_path)) == {"error: wrong size": 1}
+
+
+@pytest.mark.parametrize(("size", "kind"), [("300,80", "wrong size"), ("80,100", "labels ignore the EXIF rotation")])
+def test_a_wrong_size_is_found_in_csv(tmp_path: Path, size: str, kind: str) -> None:
+    data.fields_in(tmp_path / "images", ["a", "b"])
+    rows = f"a.png,{size},WBC,10,10,30,40\na.png,{size},WBC,50,10,70,40\nb.png,100,80,WBC,10,10,30,40\n"
+    (tmp_path / "labels.csv").write_text(f"filename,width,height,class,xmin,ymin,xmax,ymax\n{rows}")
+    found = faults(tmp_path / "labels.csv")
+    assert kinds(found) == {f"error: {kind}": 1}
+    assert "labels.csv:2" in found[0].where
+    assert "image is 100 x 80" in found[0].detail
 
 
 def test_cells_without_a_box() -> None:

@@ -25,6 +25,7 @@ from detect.formats import coco
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
 from tests import data
+from tests.cli.command import inside
 
 CLASSES = ClassMap(("WBC", "RBC", "Platelet"))
 BOXED = ("coco", "yolo", "voc", "csv", "geojson")  # formats that hold boxes and their names
@@ -327,3 +328,71 @@ def test_a_class_folder_stays_within_the_output(tmp_path: Path) -> None:
 def _picture(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     PilImage.fromarray(np.full((48, 64, 3), 200, np.uint8)).save(path)
+
+
+def _coco_file(path: Path, part: str, categories: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """A COCO file of one picture that has a cell of the first category."""
+    data.fields_in(path.parent / "images", [part])
+    content: dict[str, Any] = {
+        "info": {"description": part, "year": 2024},
+        "licenses": [{"id": 2, "name": "CC0", "url": ""}],
+        "x-tool": [1, {"a": None}],
+        "images": [{"id": 31, "file_name": f"{part}.png", "width": 100, "height": 80, "license": 2}],
+        "annotations": [data.coco_row(17, image=31, category=categories[0]["id"], area=12.5, iscrowd=0)],
+        "categories": categories,
+        **more,
+    }
+    path.write_text(json.dumps(content))
+    return content
+
+
+def test_coco_to_coco_changes_nothing(tmp_path: Path) -> None:
+    outline = [[10.5, 10, 30, 10, 30, 40]]
+    categories = [
+        {"id": 41, "name": "RBC", "supercategory": "blood", "color": "#ff0000"},
+        {"id": 7, "name": "wbc", "supercategory": ""},
+        {"id": 9, "name": "Never drawn", "keypoints": ["nucleus"]},
+    ]
+    row = data.coco_row(17, image=31, category=41, area=12.5, iscrowd=0, segmentation=outline)
+    content = _coco_file(tmp_path / "in.json", "a", categories, annotations=[row])
+    answer = inside("data", "convert", tmp_path / "in.json", tmp_path / "out", "--to", "coco")
+    assert answer.code == 0
+    assert "cannot hold" not in answer.out
+    assert json.loads((tmp_path / "out" / "annotations" / "instances_all.json").read_text()) == content
+
+
+def test_each_part_of_coco_keeps_what_it_says(tmp_path: Path) -> None:
+    said = {
+        "train": _coco_file(tmp_path / "train.json", "train", [{"id": 4, "name": "WBC", "supercategory": "x"}]),
+        "val": _coco_file(tmp_path / "val.json", "val", [{"id": 9, "name": "RBC"}, {"id": 4, "name": "Platelet"}]),
+    }
+    assert convert(sources.read(tmp_path, Tally()), tmp_path / "out", "coco") == []
+    for part, content in said.items():
+        written = json.loads((tmp_path / "out" / "annotations" / f"instances_{part}.json").read_text())
+        assert written == content
+
+
+def test_names_of_the_taxonomy_leave_ids_and_the_rest_as_they_are(tmp_path: Path) -> None:
+    categories = [{"id": 8, "name": "Platelets", "supercategory": "blood"}, {"id": 3, "name": "Gremlin"}]
+    content = _coco_file(tmp_path / "in.json", "a", categories)
+    parts, _ = to_taxonomy(sources.read(tmp_path / "in.json", Tally()))
+    written = coco.to_dict(parts["all"])
+    assert written["categories"] == [{"id": 8, "name": "Platelet", "supercategory": "blood"}, categories[1]]
+    assert {k: written[k] for k in ("info", "licenses", "x-tool")} == {
+        k: content[k] for k in ("info", "licenses", "x-tool")
+    }
+    _coco_file(tmp_path / "two.json", "b", [*categories, {"id": 20, "name": "platelet", "supercategory": "blood"}])
+    merged, _ = to_taxonomy(sources.read(tmp_path / "two.json", Tally()))
+    assert coco.to_dict(merged["all"])["categories"] == [
+        {"id": 4, "supercategory": "blood", "name": "Platelet"},
+        categories[1],
+    ]
+
+
+@pytest.mark.parametrize("to", [*WRITERS])
+def test_what_the_file_says_of_the_set_is_kept_or_said_to_be_lost(tmp_path: Path, to: str) -> None:
+    _coco_file(tmp_path / "in.json", "a", [{"id": 8, "name": "WBC", "supercategory": "blood", "color": "red"}])
+    lost = convert(sources.read(tmp_path / "in.json", Tally()), tmp_path / "out", to)
+    told = {f"1 further fields of the set, '{key}'" for key in ("info", "licenses", "x-tool")}
+    told.add("2 further fields of a class")
+    assert told & {*lost} == (set() if to == "coco" else told)

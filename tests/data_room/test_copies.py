@@ -1,125 +1,60 @@
-"""Near copies: turned, mirrored, resized and recompressed ones are found, strangers are not joined."""
+"""Groups of copies: by file, by hash and by key points, and an audit that can leave out the last."""
 
 from __future__ import annotations
 
-from itertools import permutations
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from detect.data import copies
-from detect.data.copies import MAX_DIFFERENCE, differences, groups, signs
-from detect.images import decode
+from detect.errors import ImageError
 from tests import data
-
-PICTURES = [data.smear(320, 240, seed) for seed in range(12)]
-HASHES = [signs(picture) for picture in PICTURES]
+from tests.data_room.test_overlap import turned
 
 
-def recompressed(pixels: np.ndarray, quality: int) -> np.ndarray:
-    done, content = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
-    return np.ascontiguousarray(cv2.imdecode(content, cv2.IMREAD_COLOR)[:, :, ::-1])
+def _write(folder: Path, pictures: dict[str, np.ndarray]) -> list[Path]:
+    for name, pixels in pictures.items():
+        (folder / name).write_bytes(data.encode(pixels, "PNG"))
+    return [folder / name for name in pictures]
 
 
-CHANGES = {
-    **{f"turned {i}": (lambda p, i=i: np.rot90(p if i < 4 else p[:, ::-1], i % 4)) for i in range(8)},
-    "half size": lambda p: cv2.resize(p, (160, 120), interpolation=cv2.INTER_AREA),
-    "double size": lambda p: cv2.resize(p, (640, 480), interpolation=cv2.INTER_CUBIC),
-    "another aspect": lambda p: cv2.resize(p, (416, 416)),
-    "brighter": lambda p: np.clip(p.astype(int) + 12, 0, 255).astype(np.uint8),
-    "less contrast": lambda p: (p * 0.7 + 40).astype(np.uint8),
-    "recoloured": lambda p: np.clip(p * [0.95, 1.05, 0.9], 0, 255).astype(np.uint8),
-    "quality 30": lambda p: recompressed(p, 30),
-    "blurred": lambda p: cv2.GaussianBlur(p, (5, 5), 0),
-    "turned, half size, quality 50": lambda p: recompressed(cv2.resize(np.rot90(p), (120, 160)), 50),
-}
+def test_every_kind_of_copy_joins_its_original(tmp_path: Path) -> None:
+    one, two, three, stranger = (data.smear(320, 240, seed) for seed in range(4))
+    again = {"a.png": one, "b.png": np.ascontiguousarray(two[:, ::-1]), "c.png": turned(three, 33)}
+    originals = {"one.png": one, "two.png": two, "three.png": three, "stranger.png": stranger}
+    paths = _write(tmp_path, {**originals, **again})
+    assert copies.groups(paths) == [0, 1, 2, 3, 0, 1, 2]
+    traces = [copies.trace(p, data.smear(320, 240, 0)) for p in paths[:1]]
+    assert copies.find(traces) == []
+    assert copies.groups([]) == []
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_copy_is_found_among_strangers(change: str) -> None:
-    changed = np.ascontiguousarray(CHANGES[change](PICTURES[5]))
-    found = groups([*HASHES, signs(changed)])
-    assert found == [*range(len(HASHES)), 5]
+def test_a_pair_says_how_it_was_found(tmp_path: Path) -> None:
+    one, two = data.smear(320, 240, 0), data.smear(320, 240, 1)
+    pictures = {
+        "a.png": one,
+        "b.png": one,
+        "c.png": np.ascontiguousarray(one[::-1]),
+        "d.png": two,
+        "e.png": turned(two, 20),
+    }
+    paths = _write(tmp_path, pictures)
+    traces = [copies.trace(path, pixels) for path, pixels in zip(paths, pictures.values(), strict=True)]
+    exact, mirrored, points = copies.find(traces)
+    assert (exact.a, exact.b, str(exact)) == (0, 1, "the same file")
+    assert (mirrored.a, mirrored.b) == (0, 2)  # and so 1 with 2, which is not compared again
+    assert mirrored.difference is not None
+    assert str(mirrored).endswith("of 256 signs differ")
+    assert (points.a, points.b, points.difference) == (3, 4, None)
+    assert "key points fit" in str(points)
+    whole = [copies.trace(path, pixels, parts=False) for path, pixels in zip(paths, pictures.values(), strict=True)]
+    assert [(p.a, p.b) for p in copies.find(whole)] == [(0, 1), (0, 2), (1, 2)]
 
 
-def test_strangers_are_far_apart() -> None:
-    apart = differences(HASHES)[np.triu_indices(len(HASHES), 1)]
-    assert apart.min() > MAX_DIFFERENCE
-
-
-def test_real_fields_of_one_set_are_told_apart_and_their_copies_found(shared_data: Path) -> None:
-    paths = sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[::40]
-    pictures = [decode.read(path) for path in paths]
-    turned = [np.ascontiguousarray(np.rot90(p, i % 4)[:, ::-1]) for i, p in enumerate(pictures)]
-    found = groups([signs(p) for p in (*pictures, *turned)])
-    assert found == [*range(len(pictures))] * 2
-
-
-@given(st.permutations(range(len(HASHES))))
-def test_a_hash_has_no_difference_to_itself(order: list[int]) -> None:
-    apart = differences([HASHES[i] for i in order])
-    assert (np.diag(apart) == 0).all()
-    assert ((apart >= 0) & (apart <= 256)).all()
-
-
-def test_differences_do_not_depend_on_which_is_first() -> None:
-    # Else a copy near the limit is found or missed by the order of the file names.
-    apart = differences(HASHES)
-    np.testing.assert_array_equal(apart, apart.T)
-
-
-def synthetic(steps: list[int]) -> list[np.ndarray]:
-    """Hashes on a line, each `steps[i]` signs from the one before; turned ones are far from all."""
-    rng = np.random.default_rng(0)
-    base = rng.choice([-1, 1], 256).astype(np.float32)
-    out = []
-    at = 0
-    for step in [0, *steps]:
-        at += step
-        upright = base.copy()
-        upright[:at] *= -1
-        # Balanced signs that alternate against every upright one, so that no turn is nearer.
-        turned = np.tile(upright * np.where(np.arange(256) % 2, 1, -1), (7, 1))
-        out.append(np.vstack([upright, turned]).astype(np.float32))
-    return out
-
-
-def test_the_difference_counts_signs() -> None:
-    apart = differences(synthetic([10, 20]))
-    assert apart[0].tolist() == [0, 10, 30]
-
-
-def test_copies_of_copies_share_a_group() -> None:
-    hashes = synthetic([60, 60, 60])
-    assert differences(hashes)[0, 3] > MAX_DIFFERENCE
-    for order in permutations(range(4)):
-        assert groups([hashes[i] for i in order]) == [0, 0, 0, 0]
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=4), st.integers(0, 80))
-def test_groups_are_the_connected_ones(steps: list[int], limit: int) -> None:
-    hashes = synthetic(steps)
-    near = differences(hashes) <= limit
-    reach = near | near.T
-    for _ in hashes:
-        reach = (reach.astype(int) @ reach.astype(int)) > 0
-    found = groups(hashes, limit)
-    for i in range(len(hashes)):
-        assert found[i] == int(np.flatnonzero(reach[i]).min())  # numbered by the first position
-
-
-def test_few_pictures() -> None:
-    assert groups([]) == []
-    assert groups(HASHES[:1]) == [0]
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 3), (64, 64)])
-def test_any_size_has_a_hash(shape: tuple[int, int]) -> None:
-    hashed = signs(np.full((*shape, 3), 200, np.uint8))
-    assert hashed.shape == (8, copies.SIDE**2)
-    assert set(np.unique(hashed)) <= {-1.0, 1.0}
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    paths = _write(tmp_path, {"a.png": data.smear(320, 240, 0)})
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match="not an image") as caught:
+        copies.groups([*paths, tmp_path / "b.png"])
+    assert str(tmp_path / "b.png") in str(caught.value)

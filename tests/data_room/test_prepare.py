@@ -17,6 +17,8 @@ from detect.data.prepare import prepare
 from detect.errors import DataError
 from detect.formats.tally import Tally
 from detect.taxonomy import taxonomy
+from tests.data import encode, smear
+from tests.data_room.test_overlap import turned
 
 CARDS = sorted((Path(__file__).resolve().parent.parent.parent / "datasets").glob("*.yaml"))
 BY_NAME = {path.stem: load_card(path) for path in CARDS}
@@ -97,13 +99,29 @@ def test_patients_of_c_nmc_come_from_the_names(tmp_path: Path) -> None:
     assert fields[0].annotations.extra[0] == {"published_label": "all"}
 
 
-def test_a_set_of_copies_that_cannot_be_told_apart_is_one_group(tmp_path: Path) -> None:
+def test_augmented_copies_share_a_group_whatever_their_names_say(tmp_path: Path) -> None:
+    home = tmp_path / "set"
+    for number, seed in (("_7_1", 1), ("_9_2", 2)):
+        for kind, degrees in (("NEUTROPHIL", 0), ("MONOCYTE", 35)):  # names and types say nothing of copies
+            path = home / "TRAIN" / kind / f"{number}{degrees}.jpeg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(turned(smear(320, 240, seed), degrees), "JPEG"))
+    prepare(BY_NAME["blood-cell-images"], home, tmp_path / "out", Tally())
+    told = json.loads((tmp_path / "out" / "annotations" / "instances_TRAIN.json").read_text("utf-8"))
+    groups = {image["file_name"].split("/")[-1]: image["group"] for image in told["images"]}
+    assert groups["_7_10.jpeg"] == groups["_7_135.jpeg"] != groups["_9_20.jpeg"]
+    assert groups["_9_20.jpeg"] == groups["_9_235.jpeg"]
+
+
+def test_a_set_that_says_so_is_one_group(tmp_path: Path) -> None:
     home = tmp_path / "set"
     for i, name in enumerate(("NEUTROPHIL/_7_1.jpeg", "MONOCYTE/_7_3.jpeg")):
         _draw(home / "TRAIN" / name, i)
-    prepare(BY_NAME["blood-cell-images"], home, tmp_path / "out", Tally())
-    data = json.loads((tmp_path / "out" / "annotations" / "instances_TRAIN.json").read_text("utf-8"))
-    assert {image["group"] for image in data["images"]} == {"blood-cell-images"}
+    card = BY_NAME["blood-cell-images"]
+    grouped = card.model_copy(update={"grouping": card.grouping.model_copy(update={"key": "set"})})
+    prepare(grouped, home, tmp_path / "out", Tally())
+    told = json.loads((tmp_path / "out" / "annotations" / "instances_TRAIN.json").read_text("utf-8"))
+    assert {image["group"] for image in told["images"]} == {"blood-cell-images"}
 
 
 def test_leukemia_attri_keeps_attributes_and_patients(tmp_path: Path) -> None:

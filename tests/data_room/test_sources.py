@@ -11,9 +11,10 @@ import pytest
 
 from detect.data import sources
 from detect.data.convert import convert
+from detect.data.sources import merge
 from detect.errors import ConfigError, DataError, FormatError
 from detect.formats.tally import Tally
-from detect.types import Dataset
+from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
 from tests import data
 
 NAMES = ("WBC", "RBC", "Platelet")
@@ -265,3 +266,33 @@ def test_a_yaml_beside_coco_does_not_make_it_yolo(tmp_path: Path) -> None:
     cvat_coco(tmp_path)
     (tmp_path / "experiment.yaml").write_text("learning_rate: 0.01\n")
     assert found(sources.read(tmp_path, Tally())) == EXPECTED
+
+
+def test_merged_parts_keep_what_they_say_alike(tmp_path: Path) -> None:
+    size = {"width": 100, "height": 80}
+    for n, part in enumerate(("train", "val")):
+        content = {
+            "info": {"part": part},
+            "licenses": [{"id": 1, "name": "CC0"}],
+            "images": [{"id": 1, "file_name": f"{part}.png", **size}],
+            "categories": [{"id": 3, "name": "WBC"}],
+            "annotations": [data.coco_row(n, image=1)],
+        }
+        (tmp_path / f"{part}.json").write_text(json.dumps(content))
+    merged = sources.merge(sources.read(tmp_path, Tally()))
+    assert len(merged) == 2
+    assert merged.extra == {"licenses": [{"id": 1, "name": "CC0"}], "categories": [{"id": 3, "name": "WBC"}]}
+
+
+def test_parts_that_list_their_classes_in_other_orders_keep_their_names(tmp_path: Path) -> None:
+    def part(names: tuple[str, ...], labels: list[int]) -> Dataset:
+        field = Field(f"{names[0]}.png", "s", tmp_path / "x.png", 100, 100)
+        cells = Annotations.of([[1, 1, 9, 9]] * len(labels), labels)
+        return Dataset("set", tmp_path, ClassMap(names), (LabelledField(field, cells),), frozenset(names))
+
+    one = merge({"a": part(("WBC", "RBC"), [0, 1]), "b": part(("RBC", "Platelet", "WBC"), [0, 1, 2])})
+    assert one.classes.names == ("WBC", "RBC", "Platelet")
+    assert [[one.classes.names[k] for k in f.annotations.labels] for f in one.fields] == [
+        ["WBC", "RBC"],
+        ["RBC", "Platelet", "WBC"],
+    ]

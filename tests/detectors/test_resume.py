@@ -28,9 +28,10 @@ def _epochs(run: Path) -> list[int]:
 
 
 @pytest.mark.long
-def test_a_killed_training_is_resumed_to_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["yolov8n", "yolo26n", "rtdetr-small"])
+def test_a_killed_training_is_resumed_to_the_end(tmp_path: Path, model: str) -> None:
     tiny = write(tmp_path / "set")
-    config = write_config(tmp_path / "config.yaml", epochs=EPOCHS)
+    config = write_config(tmp_path / "config.yaml", model=model, epochs=EPOCHS)
     out = tmp_path / "run"
     command = ["train", "detector", str(config), "--data", str(tiny.card), "--root", str(tiny.home), "--out", str(out)]
     with (tmp_path / "log").open("w") as log:
@@ -46,7 +47,7 @@ def test_a_killed_training_is_resumed_to_the_end(tmp_path: Path) -> None:
     assert 2 <= len(done) < EPOCHS, (tmp_path / "log").read_text()[-2000:]
     assert not (out / "run.yaml").exists()
 
-    other = write_config(tmp_path / "other.yaml", epochs=EPOCHS + 1)
+    other = write_config(tmp_path / "other.yaml", model=model, epochs=EPOCHS + 1)
     refused = smear(*[str(other) if word == str(config) else word for word in command], "--resume")
     assert refused.code == 2
     assert "settings differ" in refused.err

@@ -10,8 +10,9 @@ import numpy as np
 import yaml
 
 from detect.data import sample
+from detect.data.fingerprint import file_hash
 from detect.data.sample import DrawnCell
-from detect.data.splits import Row, Split, file_hash
+from detect.data.splits import Row, Split
 from detect.geometry import to_centers
 from detect.types import Image
 from tests.data import encode

@@ -5,46 +5,56 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detect.evaluate.coco_ap import Ap
-from detect.types import Annotations, Dataset, Detections
-from tests.evaluate.records import CLASSES, dataset, labelled, random_set
+from detect.errors import RecordError
+from detect.evaluate.coco_ap import SIZES, Ap, masked, mean_and_each
+from detect.types import Annotations, Dataset, Detections, Rle
+from tests.evaluate.records import CLASSES, SIDE, dataset, labelled, random_set
 
 
-def coco_precision(data: Dataset, found: Sequence[Detections], cap: int = 300) -> np.ndarray:
-    """pycocotools' precision, (10 IoUs, 101 recalls, classes), all areas, most detections; -1 where undefined."""
+def coco_precision(
+    data: Dataset, found: Sequence[Detections], cap: int = 300, size: int = 0, masks: bool = False
+) -> np.ndarray:
+    """pycocotools' precision, (10 IoUs, 101 recalls, classes), one area range, `cap` detections; -1 if undefined."""
     truth, results = COCO(), []
     rows = []
     for i, field in enumerate(data.fields):
         cells = field.annotations
-        for box, label, crowd in zip(cells.boxes.tolist(), cells.labels, cells.crowd, strict=True):
+        columns = zip(cells.boxes.tolist(), cells.labels, cells.crowd, cells.masks, strict=True)
+        for box, label, crowd, mask in columns:
             x0, y0, x1, y1 = box
             row = {"id": len(rows) + 1, "image_id": i + 1, "category_id": int(label) + 1, "iscrowd": int(crowd)}
             rows.append(row | {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)})
-        for box, label, score in zip(found[i].boxes.tolist(), found[i].labels, found[i].scores, strict=True):
+            if masks:
+                rows[-1] |= {"segmentation": mask, "area": float(rle.area(mask))}
+        columns = (found[i].boxes.tolist(), found[i].labels, found[i].scores)
+        for k, (box, label, score) in enumerate(zip(*columns, strict=True)):
             x0, y0, x1, y1 = box
             row = {"image_id": i + 1, "category_id": int(label) + 1, "score": float(score)}
-            results.append(row | {"bbox": [x0, y0, x1 - x0, y1 - y0]})
+            shape = {"segmentation": found[i].masks[k]} if masks else {"bbox": [x0, y0, x1 - x0, y1 - y0]}
+            results.append(row | shape)
     with contextlib.redirect_stdout(io.StringIO()):
         truth.dataset = {
             "info": {},
-            "images": [{"id": i + 1} for i in range(len(data))],
+            "images": [{"id": i + 1, "height": 400, "width": 400} for i in range(len(data))],
             "categories": [{"id": k + 1, "name": n} for k, n in enumerate(data.classes.names)],
             "annotations": rows,
         }
         truth.createIndex()
-        evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
-        evaluator.params.maxDets = [1, 10, cap]
+        evaluator = COCOeval(truth, truth.loadRes(results), "segm" if masks else "bbox")
+        evaluator.params.maxDets = [1, 10, cap]  # areaRng stays pycocotools' own
         evaluator.evaluate()
         evaluator.accumulate()
-    return np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1]
+    return np.asarray(evaluator.eval["precision"])[:, :, :, size, -1]
 
 
 def mean_of(precision: np.ndarray) -> float:
@@ -119,7 +129,7 @@ def test_fields_drawn_several_times_weigh_as_often() -> None:
     weights = [2, 0, 1, 3, 0, 1]
     fields = [f for f, w in zip(data.fields, weights, strict=True) for _ in range(w)]
     expected = coco_precision(dataset(fields), [d for d, w in zip(found, weights, strict=True) for _ in range(w)])
-    got = Ap(data, found)._figures(np.array(weights, np.float64))
+    got = mean_and_each(Ap(data, found).matched, np.array([weights], np.float64))[0]
     assert got[0] == pytest.approx(mean_of(expected[0]), abs=1e-9)
     assert got[1] == pytest.approx(mean_of(expected), abs=1e-9)
 
@@ -173,3 +183,116 @@ def test_a_field_that_reaches_the_cap_in_a_class_is_counted() -> None:
 def test_the_cap_is_per_class_and_so_is_its_warning() -> None:
     data, found = few_of_two_classes([0.9, 0.8, 0.7, 0.6], [0, 0, 1, 1])
     assert Ap(data, found, cap=3).report(rounds=2).capped_fields == 0
+
+
+def grown(data: Dataset, found: Sequence[Detections]) -> tuple[Dataset, list[Detections]]:
+    """The same with some cells three times as large, so that every size of COCO is there."""
+    rng = np.random.default_rng(1)
+
+    def boxes(b: np.ndarray) -> np.ndarray:
+        factor = np.where(b[:, :1] % 3 < 1, 3, 1)  # by place, so that a cell and what found it mostly grow alike
+        return np.concatenate([b[:, :2], b[:, :2] + (b[:, 2:] - b[:, :2]) * factor], axis=1)
+
+    fields = []
+    out = []
+    for f, d in zip(data.fields, found, strict=True):
+        fields.append(replace(f, annotations=replace(f.annotations, boxes=boxes(f.annotations.boxes))))
+        out.append(replace(d, boxes=boxes(d.boxes + rng.uniform(0, 0.1, d.boxes.shape).astype(np.float32))))
+    return replace(data, fields=tuple(fields)), out
+
+
+def check_sizes(data: Dataset, found: Sequence[Detections], masks: bool = False, cap: int = 300) -> None:
+    """Every area range equals pycocotools'."""
+    slices = {s.name: s for s in Ap(data, found, cap, masks=masks).sizes(rounds=2)}
+    for number, size in enumerate(SIZES):
+        expected = coco_precision(data, found, cap, number, masks)
+        if size == "all" or not (expected > -1).any():
+            assert size == "all" or size not in slices
+            continue
+        assert slices[size].map50.value == pytest.approx(mean_of(expected[0]), abs=1e-9)
+        assert slices[size].map50_95.value == pytest.approx(mean_of(expected), abs=1e-9)
+        for k, name in enumerate(data.classes.names):
+            if (expected[:, :, k] > -1).any():
+                assert slices[size].per_class[name][1].value == pytest.approx(mean_of(expected[:, :, k]), abs=1e-9)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3]), st.sampled_from([3, 300]))
+def test_sizes_equal_pycocotools(seed: int, crowds: float, cap: int) -> None:
+    data, found = grown(*random_set(seed, 6, crowds=crowds))
+    if any(len(d) for d in found):
+        check_sizes(data, found, cap=cap)
+
+
+def test_every_size_is_there_and_counted() -> None:
+    data, found = grown(*random_set(2, 20))
+    sizes = Ap(data, found).sizes(rounds=2)
+    assert [s.name for s in sizes] == ["small", "medium", "large"]
+    assert sum(sum(s.cells.values()) for s in sizes) == sum(len(f.annotations) for f in data.fields)
+    check_sizes(data, found)
+
+
+def ellipses(boxes: np.ndarray) -> tuple[Rle, ...]:
+    """A mask in each box."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE] + 0.5
+    out = []
+    for x0, y0, x1, y1 in boxes.astype(float):
+        inside = ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 <= 1
+        out.append(dict(rle.encode(np.asfortranarray(inside.astype(np.uint8)))))
+    return tuple(out)
+
+
+def with_masks(seed: int, crowds: float = 0.0) -> tuple[Dataset, list[Detections]]:
+    """A random set in which everything has a mask."""
+    data, found = grown(*random_set(seed, 5, crowds=crowds))
+    fields = [replace(f, annotations=replace(f.annotations, masks=ellipses(f.annotations.boxes))) for f in data.fields]
+    return replace(data, fields=tuple(fields)), [replace(d, masks=ellipses(d.boxes)) for d in found]
+
+
+@pytest.mark.parametrize(("seed", "crowds"), [(1, 0.0), (2, 0.0), (3, 0.3), (4, 0.3)])
+def test_masks_equal_pycocotools(seed: int, crowds: float) -> None:
+    data, found = with_masks(seed, crowds)
+    expected = coco_precision(data, found, masks=True)
+    got = Ap(data, found, masks=True).report(rounds=2)
+    assert got.map50.value == pytest.approx(mean_of(expected[0]), abs=1e-9)
+    assert got.map50_95.value == pytest.approx(mean_of(expected), abs=1e-9)
+    assert got.map50_95.value != pytest.approx(Ap(data, found).report(rounds=2).map50_95.value, abs=1e-6)
+    check_sizes(data, found, masks=True)
+
+
+def test_fields_without_masks_are_left_out_of_their_ap() -> None:
+    data, found = with_masks(1)
+    assert len(data.fields[0].annotations)
+    bare = replace(
+        data.fields[0], annotations=replace(data.fields[0].annotations, masks=(None,) * len(data.fields[0].annotations))
+    )
+    mixed = replace(data, fields=(bare, *data.fields[1:]))
+    kept = masked(mixed, found)
+    assert kept is not None
+    assert kept[0].fields == data.fields[1:]
+    assert len(kept[1]) == 4
+    assert masked(mixed, [replace(d, masks=None) for d in found]) is None
+    with pytest.raises(RecordError, match="no mask"):
+        Ap(mixed, found, masks=True)
+
+
+def test_kinds_of_fields_are_measured_alone() -> None:
+    data, found = random_set(8, 12, groups=6)
+    kinds = ["100 to 200 px" if i % 3 else "20 to 100 px" for i in range(12)]
+    slices = Ap(data, found).by(kinds, rounds=20)
+    assert [s.name for s in slices] == ["20 to 100 px", "100 to 200 px"]
+    for s in slices:
+        rows = [i for i, kind in enumerate(kinds) if kind == s.name]
+        alone = Ap(dataset([data.fields[i] for i in rows]), [found[i] for i in rows]).report(rounds=20)
+        assert s.n_fields == len(rows)
+        assert (s.map50, s.map50_95, s.per_class) == (alone.map50, alone.map50_95, alone.per_class)
+
+
+def test_two_detectors_side_by_side_are_each_themselves() -> None:
+    data, found = random_set(8, 7, crowds=0.1)
+    one, two = Ap(data, found), Ap(data, [d.select(d.scores > 0.4) for d in found])
+    both = {n: m.beside(two.matched[n]) for n, m in one.matched.items()}
+    on, off = np.ones((1, 7)), np.zeros((1, 7))
+    for first, second, alone in ((on, off, one), (off, on, two)):
+        got = mean_and_each(both, np.concatenate([first, second], axis=1))
+        assert got[0] == pytest.approx(mean_and_each(alone.matched, on)[0])

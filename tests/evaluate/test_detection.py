@@ -9,7 +9,8 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from detect.evaluate.detection import DetectionReport, markdown, measure, write
+from detect.evaluate.detection import DetectionReport, measure
+from detect.evaluate.tables import markdown, write
 from detect.types import Annotations, Detections
 from tests.evaluate.records import CLASSES, dataset, labelled, random_set
 
@@ -56,6 +57,10 @@ def test_classes_that_are_not_exhaustive_have_no_false_positives() -> None:
     assert rbc.recall.value == 0.5
     assert report.confusion[3].sum() == 0
     assert report.not_exhaustive == ("RBC", "Platelet")
+    for told in (report.froc, report.counting, report.calibration, report.ap.per_class):
+        assert set(told) == {"WBC"}
+    assert report.errors["RBC"].counts == {"missed": 1}
+    assert report.localisation["RBC"].n == 1
     assert "not exhaustive" in markdown(report, "title")
 
 
@@ -85,7 +90,8 @@ def test_markdown_has_every_class() -> None:
     text = markdown(report, "cells of a test")
     assert text.startswith("# cells of a test\n")
     for name in CLASSES.names:
-        assert sum(line.startswith(f"| {name} |") for line in text.splitlines()) == 2
+        # classes, confusion, FROC, counting, errors, calibration, localisation
+        assert sum(line.startswith(f"| {name} |") for line in text.splitlines()) == 7
     assert "| background |" in text
 
 
@@ -111,3 +117,60 @@ def test_metrics_json_is_json_where_a_class_has_no_cells(tmp_path: Path) -> None
     write(report, tmp_path, "title", {})
     said = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
     assert said["classes"]["Platelet"]["truths"] == 0
+
+
+def test_the_file_holds_every_measure(tmp_path: Path) -> None:
+    data, found = random_set(3, 8)
+    report, _ = measure(data, found, HALF, rounds=10)
+    write(report, tmp_path, "title", {})
+    said = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
+    assert said["froc"]["RBC"]["mean"]["value"] == report.froc["RBC"].mean.value
+    assert said["counting"]["WBC"]["mae"]["low"] == report.counting["WBC"].mae.low
+    assert said["errors"]["Platelet"]["counts"] == report.errors["Platelet"].counts
+    assert said["calibration"]["RBC"]["bins"][0]["n"] == report.calibration["RBC"].bins[0].n
+    assert set(said["localisation"]["RBC"]) >= {"iou", "dx", "dy", "dw", "dh", "spread", "n"}
+    assert set(said["per_source"]) == {"400 x 400 px"}
+    assert sum(sum(s["cells"].values()) for s in said["per_magnification"].values()) == report.n_cells
+    assert said["masks"] is None
+    assert "pairs" not in said["counting"]["WBC"]
+
+
+def test_a_perfect_detector_makes_no_error() -> None:
+    data, _ = random_set(5, 8, groups=3)
+    found = [
+        Detections(f.annotations.boxes, np.full(len(f.annotations), 1.0), f.annotations.labels, CLASSES)
+        for f in data.fields
+    ]
+    report, _ = measure(data, found, HALF, rounds=10)
+    for name in CLASSES.names:
+        assert set(report.errors[name].counts.values()) == {0}
+        assert report.froc[name].mean.value == 1.0
+        assert (report.counting[name].mae.value, report.counting[name].upper.value) == (0, 0)
+        assert report.calibration[name].d_ece.value == 0
+        assert report.localisation[name].iou.value == 1.0
+        assert report.localisation[name].dx.value == 0
+    assert report.ap.map50_95.value == pytest.approx(1)
+
+
+def test_false_detections_are_as_many_as_the_kinds_of_error() -> None:
+    data, found = random_set(7, 12, crowds=0.1)
+    report, _ = measure(data, found, dict.fromkeys(CLASSES.names, 0.2), rounds=10)
+    for name in CLASSES.names:
+        counts, own = dict(report.errors[name].counts), report.classes[name]
+        assert counts.pop("missed") == own.truths - own.hits
+        assert sum(counts.values()) == own.found - own.hits > 0
+
+
+def test_the_order_of_the_fields_changes_nothing() -> None:
+    data, found = random_set(9, 10, groups=4)
+    order = np.random.default_rng(0).permutation(10)
+    turned = dataset([data.fields[i] for i in order])
+    a, _ = measure(data, found, HALF, rounds=10)
+    b, _ = measure(turned, [found[i] for i in order], HALF, rounds=10)
+    for name in CLASSES.names:
+        assert a.froc[name].mean.value == pytest.approx(b.froc[name].mean.value)
+        assert a.counting[name].mae.value == pytest.approx(b.counting[name].mae.value)
+        assert a.calibration[name].d_ece.value == pytest.approx(b.calibration[name].d_ece.value)
+        assert a.errors[name].counts == b.errors[name].counts
+        assert a.localisation[name].iou.value == pytest.approx(b.localisation[name].iou.value)
+    assert [s.map50.value for s in a.sizes] == pytest.approx([s.map50.value for s in b.sizes])

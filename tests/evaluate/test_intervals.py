@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from detect.evaluate.intervals import bootstrap, wilson
+from detect.evaluate.intervals import bootstrap, draws, intervals, plain_json, ratio, resampled, wilson
 
 
 def test_wilson_of_five_in_a_hundred() -> None:
@@ -89,3 +90,40 @@ def test_rounds_without_a_value_are_left_out() -> None:
 
     low, high = bootstrap(rare, ["a", "b", "c"], rounds=60)
     assert (low[0], high[0]) == (0.5, 0.5)
+
+
+def test_many_rounds_at_once_are_the_rounds_one_by_one() -> None:
+    values, groups = np.arange(30.0), [f"g{i // 3}" for i in range(30)]
+    low, high = bootstrap(lambda w: np.array([(w * values).sum() / w.sum()]), groups, rounds=120, seed=4)
+    (got,) = intervals(lambda w: ratio(w @ values, w.sum(axis=1))[:, None], groups, rounds=120, seed=4)
+    assert got.value == values.mean()
+    assert (got.low, got.high) == (pytest.approx(low[0]), pytest.approx(high[0]))
+    table = resampled(lambda w: w[:, :2], draws(groups, 120, 4))
+    assert table.shape == (120, 2)
+
+
+def test_normal_limits_hold_a_figure_that_drawing_again_makes_greater() -> None:
+    values = np.random.default_rng(1).normal(0, 1, 40)  # the absolute value of their mean
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return np.abs(weights @ (values - values.mean()))[:, None]
+
+    percentile, normal = (intervals(statistic, range(40), rounds=200, normal=n)[0] for n in (False, True))
+    assert percentile.low > percentile.value
+    assert normal.low <= normal.value <= normal.high
+    assert normal.low >= 0
+
+
+def test_a_share_of_nothing_is_undefined() -> None:
+    got = ratio(np.array([[1.0, 2.0]]), np.array([[2.0, 0.0]]))
+    assert got[0, 0] == 0.5
+    assert math.isnan(got[0, 1])
+
+
+def test_json_of_records_and_arrays() -> None:
+    said = json.loads(plain_json({"a": wilson(0, 0), "b": np.array([1.5, np.nan]), "c": np.int64(3)}))
+    assert said == {"a": {"value": None, "low": None, "high": None}, "b": [1.5, None], "c": 3}
+
+
+def test_an_interval_takes_a_format() -> None:
+    assert f"{wilson(5, 100):+.1f}" == "+0.1 (+0.0 to +0.1)"

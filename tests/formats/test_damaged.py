@@ -56,6 +56,7 @@ VOC = [
     data.voc_object("WBC", 60, 40, 80, 70),
 ]
 CSV = "field,id,label,x0,y0,x1,y1\na.png,1,WBC,10,10,30,40\na.png,2,RBC,50,10,70,40\na.png,3,WBC,60,40,80,70\n"
+SIZED = "field,width,height,id,label,x0,y0,x1,y1\na.png,{},1,WBC,10,10,30,40\n"
 CSV_REST = "b.png,4,WBC,10,10,30,40\n"
 
 
@@ -197,6 +198,14 @@ CASES = {
     "coco outline far away": row("mask cannot be read", segmentation=[[0, 0, 1e9, 0, 1e9, 50]]),
     "coco runs too long": row("mask cannot be read", segmentation={"size": [80, 100], "counts": [10, 90_000]}),
     "coco runs negative": row("mask cannot be read", segmentation={"size": [80, 100], "counts": [10, -5, 7995]}),
+    "coco compressed runs too short": row("mask cannot be read", segmentation={"size": [80, 100], "counts": "1>2"}),
+    "coco compressed runs cut off": row("mask cannot be read", segmentation={"size": [80, 100], "counts": "`k7P"}),
+    "coco compressed runs negative": row("mask cannot be read", segmentation={"size": [80, 100], "counts": "O`j7"}),
+    "coco compressed runs vast": row("mask cannot be read", segmentation={"size": [80, 100], "counts": "o" * 90 + "0"}),
+    "coco key twice": Case("coco", GOOD["coco"].replace(b'"id": 12,', b'"id": 12, "id": 15,'), "'id' stands twice"),
+    "coco list twice": Case("coco", b'{"images": [], ' + GOOD["coco"][1:], "'images' stands twice"),
+    "coco category name twice": coco("category name used twice", lambda c: c["categories"][1].update(name="WBC")),
+    "coco area a word": row("area is no number", area="large"),
     "coco mask a number": row("mask cannot be read", segmentation=7),
     "yolo binary": Case("yolo", b"\xff\xfe\x00\x81", "label file is not text", None),
     "yolo repeated": yolo("repeated box", YOLO.splitlines()[0]),
@@ -243,6 +252,9 @@ CASES = {
     "csv id twice": csv("annotation id used twice", "a.png,1,WBC,10,20,35,40"),
     "csv without area": csv("box without area", "a.png,9,WBC,30,20,10,40"),
     "csv outside": csv("box outside the field", "a.png,9,WBC,-30,20,-10,40"),
+    "csv wrong size": Case("csv", SIZED.format("200,80").encode(), "wrong size", 1),
+    "csv turned": Case("csv", SIZED.format("80,100").encode(), "labels ignore the EXIF rotation", 1),
+    "csv size a word": Case("csv", SIZED.format("wide,80").encode(), "no size", 1),
     "csv no label": csv("unknown label", "a.png,9,,10,20,30,44"),
     "csv picture gone": csv("missing file", "gone.png,9,WBC,10,20,30,44"),
     "geojson empty": Case("geojson", b"", "not valid JSON"),
@@ -250,6 +262,7 @@ CASES = {
     "geojson binary": Case("geojson", b"\xff\xfe\x00", "UTF-8|JSON"),
     "geojson deep": Case("geojson", b"[" * 100_000, "JSON"),
     "geojson long number": Case("geojson", GOOD["geojson"].replace(b"60", b"6" * 5000), "JSON"),
+    "geojson key twice": Case("geojson", b'{"features": [], ' + GOOD["geojson"][1:], "'features' stands twice"),
     "geojson topology": Case("geojson", b'{"type": "Topology"}', "not a GeoJSON"),
     "geojson numbers": Case("geojson", b"[1, 2]", "not a GeoJSON"),
     "geojson point": shape("not a polygon", type="Point", coordinates=[1, 2]),
@@ -263,6 +276,8 @@ CASES = {
     "yaml empty": Case("yaml", b"", "key: value"),
     "yaml open": Case("yaml", b"names: [WBC\ntrain: images", "not valid YAML"),
     "yaml binary": Case("yaml", b"\xff\xfe\x00", "cannot be read"),
+    "yaml key twice": Case("yaml", f"{YAML}names: [RBC, WBC]\n".encode(), "'names' stands twice"),
+    "yaml number twice": Case("yaml", b"train: images\nnames:\n  0: WBC\n  1: RBC\n  01: PLT\n", "'01' stands twice"),
     "yaml no names": Case("yaml", b"train: images\n", "no data.yaml|names"),
     "yaml names null": Case("yaml", b"train: images\nnames:\n", "names"),
     "yaml names by word": Case("yaml", b"train: images\nnames: {WBC: 0}\n", "names"),

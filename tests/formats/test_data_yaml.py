@@ -191,3 +191,27 @@ def test_yaml_that_is_damaged_names_the_file(tmp_path: Path, text: bytes) -> Non
     path.write_bytes(text)
     with pytest.raises((FormatError, ConfigError), match=r"data\.yaml"):
         yolo.read_data_yaml(path, Tally())
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("train: images\nnames: [WBC]\ntrain: images\n", 3),
+        ("train: images\nnames:\n  0: WBC\n  1: RBC\n  0: Platelet\n", 5),
+        ("train: images\nnames: {0: WBC, 0x0: RBC}\n", 2),
+        ("train: images\nnames: [WBC]\nroboflow:\n  - {version: 1, version: 2}\n", 4),
+    ],
+    ids=["at the top", "among the names", "one number written twice", "deep"],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, line: int) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"data\.yaml:{line}: the key '\w+' stands twice"):
+        yolo.read_data_yaml(tmp_path / "data.yaml", Tally())
+
+
+def test_aliases_and_merges_are_no_key_twice(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    text = "one: &a {x: 1}\ntwo: {<<: *a, x: 2}\nround: &r [*r]\n1: a\n'1': b\ntrain: images\nnames: [WBC]\n"
+    (tmp_path / "data.yaml").write_text(text)
+    assert yolo.read_data_yaml(tmp_path / "data.yaml", Tally()).names == {0: "WBC"}

@@ -240,3 +240,10 @@ def test_masks_there_and_back_are_nearly_equal(radius: int, stretch: float, x: i
     assert float(rle.iou([back], [mask], [0])[0, 0]) > 0.97
     points = np.concatenate([np.array(ring) for ring in rings])
     assert np.abs([*points.min(axis=0), *points.max(axis=0)] - np.array(box)).max() <= 0.5
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_text('{"type": "Feature", "geometry": null, "id": "c1", "properties": {}, "properties": {"x": 1}}')
+    with pytest.raises(FormatError, match=r"a\.geojson: the key 'properties' stands twice in one object .*id c1"):
+        geojson.load(path)

@@ -122,3 +122,21 @@ def test_the_published_masks(shared_data: Path, folder: str, count: int) -> None
             whole[np.isin(picture, (0, 128, 255))], picture[np.isin(picture, (0, 128, 255))] > 0
         )
         assert set(tally.counts()) <= {"grey level between the named ones, repaired"}
+
+
+@given(seed=st.integers(0, 10_000), width=st.integers(1, 40), height=st.integers(1, 40))
+def test_compressed_runs_are_those_of_the_picture(seed: int, width: int, height: int) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = rng.random((height, width)) < rng.random()
+    mask = masks.encode(drawn)
+    runs = masks.run_lengths(mask["counts"])
+    values = np.arange(len(runs)) % 2 == 1
+    np.testing.assert_array_equal(np.repeat(values, runs), drawn.T.ravel())
+    assert masks.from_runs(mask["counts"].decode(), width, height) == mask
+    assert masks.from_runs(runs.tolist(), width, height) == mask
+
+
+@pytest.mark.parametrize("counts", ["", [], "P", "0", [-1, 13], [13], [6.5, 5.5], 12, None, "ooooooooooo0"], ids=repr)
+def test_runs_that_do_not_fill_the_picture_are_refused(counts: object) -> None:
+    with pytest.raises(ValueError, match="run"):
+        masks.from_runs(counts, 4, 3)

@@ -203,3 +203,30 @@ def test_files_that_are_no_table_of_cells(tmp_path: Path, content: bytes, said: 
     with pytest.raises(FormatError, match=said) as caught:
         read(path, Tally())
     assert "labels.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "kinds"),
+    [
+        ("100,80", []),
+        ("100.0,80", []),
+        (",", []),
+        ("0,0", []),
+        ("200,160", ["wrong size"]),
+        ("80,100", ["labels ignore the EXIF rotation"]),
+        ("wide,80", ["no size"]),
+        ("inf,80", ["no size"]),
+        ("100,", ["no size"]),
+    ],
+)
+@pytest.mark.parametrize("columns", ["width,height", "Width,HEIGHT"])
+def test_a_size_that_is_not_the_images_is_named_once_a_field(
+    tmp_path: Path, size: str, kinds: list[str], columns: str
+) -> None:
+    rows = "".join(f"a.png,{size},{n},WBC,{n},2,30,40,0\n" for n in (1, 2))
+    tally = Tally()
+    cells = read_text(tmp_path, f"field,{columns},id,label,x0,y0,x1,y1,crowd\n{rows}", tally)
+    assert [(p.kind, p.action) for p in tally.problems] == [(k, "noted") for k in kinds]
+    assert all("labels.csv:2" in p.where and "a.png" in p.detail for p in tally.problems)
+    assert cells.boxes.tolist() == [[1, 2, 30, 40], [2, 2, 30, 40]]  # as they stand
+    assert cells.extra == ({}, {})

@@ -1,0 +1,28 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+if TYPE_CHECKING:
+    from detect.runtime.base import EngineSettings
+
+Runtime = Annotated[
+    str,
+    typer.Option("--runtime", "--engine", help="auto, openvino, onnxruntime, or torch (the training framework)."),
+]
+RunPrecision = Annotated[str, typer.Option("--precision", help="fp32, bf16 (openvino, torch) or fp16 (torch, GPU).")]
+RunDevice = Annotated[str, typer.Option("--device", help="cpu, or cuda:0 with --runtime torch.")]
+
+
+def engine_settings(runtime: str, precision: str, device: str) -> EngineSettings:
+    """What the three options above ask for, resolved; ConfigError where this machine cannot do it."""
+    from detect.errors import ConfigError
+    from detect.runtime.base import EngineSettings, Precision
+
+    for known in get_args(Precision):
+        if precision == known:
+            return EngineSettings(runtime, known, device=device).resolved()
+    raise ConfigError(f"--precision {precision}: no such choice", remedy=f"one of: {', '.join(get_args(Precision))}")
