@@ -144,5 +144,5 @@ def test_released_bundles_verify(name: str) -> None:
     answer = smear("bundle", "verify", name, "--most", 6)
     assert answer.code == 0, answer.out + answer.err
     assert "hashes match the card" in answer.out
-    assert "holds" in answer.out
+    assert ("nothing to compare" if name == "classical" else "holds") in answer.out
     assert "BROKEN" not in answer.out
