@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from detect.bundles import card as cards
-from detect.bundles.card import Card, DetectorGraph, Metric, Training
+from detect.bundles.card import Card, Metric, Training
 from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
 from detect.bundles.folder import Bundle, write_card
 from detect.config import load, load_yaml
 from detect.detectors.base import Architecture, DetectorSettings, family
 from detect.detectors.bundled import BundleDetector
-from detect.detectors.measure import MIN_SCORE, predict_all
+from detect.detectors.measure import graph_section, predict_all
 from detect.detectors.train import kept_cards, leak_warning, split_parts
 from detect.errors import DataError
 from detect.evaluate.detection import DetectionReport, measure
@@ -44,17 +44,7 @@ def export(
         adapter.export_onnx(built, out / cards.WEIGHTS, settings.image_size, out / cards.GRAPH)
     card = kept_cards(run)[0]
     dev, *_ = split_parts(card, str(run / "split.csv"), root, Tally(), "dev", allow_leak=True)
-    graph = DetectorGraph(
-        image_size=settings.image_size,
-        stride=traits.stride,
-        square=traits.square,
-        one_by_one=traits.one_by_one,
-        masks=traits.masks,
-        thresholds=dict.fromkeys(card.classes, 0.25),
-        threshold_choice="",
-        nms_iou=settings.nms_iou,
-        max_detections=settings.max_detections,
-    )
+    graph = graph_section(settings, traits, card.classes)
     draft = Card(
         name=about.name,
         task="detector",
@@ -69,7 +59,7 @@ def export(
     )
     bundle = Bundle(write_card(draft, out), out, "")
     engine = EngineSettings() if traits.exportable else EngineSettings(FRAMEWORK)
-    found = predict_all(BundleDetector(bundle, engine, thresholds=dict.fromkeys(card.classes, MIN_SCORE)), dev)
+    found = predict_all(BundleDetector(bundle, engine), dev)
     thresholds = best_f1(dev, found)
     choice = f"highest F1 at IoU 0.5 on part dev of {_first(record['split'])} ({len(dev)} fields), per class"
     graph = graph.model_copy(update={"thresholds": thresholds, "threshold_choice": choice})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from detect.bundles.card import Card, DetectorGraph
 from detect.bundles.draft import INTENDED_USE
 from detect.bundles.folder import Bundle
-from detect.detectors.base import Architecture, Detector, TrainingJob, Traits
+from detect.detectors.base import Architecture, Detector, DetectorSettings, TrainingJob, Traits
 from detect.detectors.bundled import BundleDetector, Graph
 from detect.evaluate.coco_ap import Ap, mean_and_each
 from detect.images import decode
@@ -57,21 +57,25 @@ def on_dev(job: TrainingJob, architecture: Architecture, traits: Traits, graph: 
     return (0.0 if math.isnan(ap50) else ap50), (0.0 if math.isnan(ap) else ap)
 
 
-def _draft(job: TrainingJob, architecture: Architecture, traits: Traits) -> Bundle:
-    """A bundle that is not on disk, so that dev is measured by the very code that will run the real one."""
-    settings, names = job.settings, job.train.classes.names
-    graph = DetectorGraph(
+def graph_section(settings: DetectorSettings, traits: Traits, classes: Sequence[str]) -> DetectorGraph:
+    """How fields go into a trained model; its thresholds let everything through until they are chosen on dev."""
+    return DetectorGraph(
         image_size=settings.image_size,
         stride=traits.stride,
         pad=PAD,
         square=traits.square,
         one_by_one=traits.one_by_one,
         masks=traits.masks,
-        thresholds=dict.fromkeys(names, MIN_SCORE),
+        thresholds=dict.fromkeys(classes, MIN_SCORE),
         threshold_choice="",
         nms_iou=settings.nms_iou,
         max_detections=settings.max_detections,
     )
+
+
+def _draft(job: TrainingJob, architecture: Architecture, traits: Traits) -> Bundle:
+    """A bundle that is not on disk, so that dev is measured by the very code that will run the real one."""
+    names = job.train.classes.names
     card = Card(
         name=architecture.name,
         task="detector",
@@ -80,6 +84,6 @@ def _draft(job: TrainingJob, architecture: Architecture, traits: Traits) -> Bund
         intended_use=INTENDED_USE,
         classes=names,
         architecture={},
-        detector=graph,
+        detector=graph_section(job.settings, traits, names),
     )
     return Bundle(card, job.out, "")
