@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detect.cli.options import RunDevice, RunPrecision, Runtime, engine_settings
-from detect.cli.output import err, print_table, print_tally
+from detect.cli.output import fields_bar, print_table, print_tally
 from detect.cli.output import out as console
 
 if TYPE_CHECKING:
-    from detect.evaluate.coco_ap import Ap
     from detect.evaluate.detection import DetectionReport
 
 app = typer.Typer(no_args_is_help=True, help="Measure a bundle on labelled data, with intervals.")
@@ -42,79 +41,24 @@ def detector(
     write_card: Annotated[bool, typer.Option("--write-card", help="Put the figures on the bundle's card.")] = False,
 ) -> None:
     """AP by pycocotools, FROC, precision, recall and F1 at the bundle's thresholds, counting, calibration, errors."""
-    from rich.progress import Progress
-
     from detect.bundles.folder import add_metrics, open_bundle
     from detect.data.cards import load_card
-    from detect.data.fingerprint import fingerprint
-    from detect.data.load import load_dataset
-    from detect.data.sources import merge
-    from detect.detectors.bundled import open_detector
+    from detect.detectors.evaluate import Asked, evaluate
     from detect.detectors.export import metrics
-    from detect.detectors.measure import MIN_SCORE, predict_all
-    from detect.detectors.train import split_parts
-    from detect.evaluate.align import align
-    from detect.evaluate.detection import measure
-    from detect.evaluate.saved import save
-    from detect.evaluate.strata import strata
-    from detect.evaluate.tables import write
     from detect.formats.tally import Tally
 
-    opened = open_bundle(bundle, "detector")
-    card = load_card(data)
-    tally = Tally()
-    if part == "all":
-        dataset = merge(load_dataset(card, tally, root))
-    else:
-        dataset, *_ = split_parts(card, split_file, root, tally, part)
+    opened, card, tally = open_bundle(bundle, "detector"), load_card(data), Tally()
+    asked = Asked(part, split_file, max_detections, engine_settings(engine, precision, device), rounds, seed)
+    with fields_bar() as progress:
+        made = evaluate(opened, card, out, asked, root=root, tally=tally, progress=progress)
     print_tally(tally)
-    chosen = engine_settings(engine, precision, device)
-    runner = open_detector(
-        opened,
-        chosen,
-        thresholds=dict.fromkeys(opened.card.classes, MIN_SCORE),
-        max_detections=max_detections,
-    )
-    kinds, identity = strata(dataset), fingerprint(dataset)
-    dataset = align(dataset, runner.classes)
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("fields", total=len(dataset))
-        found = predict_all(runner, dataset, progress=lambda n: bar.advance(task, n))
-    settings = opened.detector
-    most = max_detections or settings.max_detections
-    report, ap = measure(dataset, found, settings.thresholds, cap=most, rounds=rounds, seed=seed, kinds=kinds)
-    split = split_file or card.split if part != "all" else None
-    title = f"{opened.card.name} on {card.name}, part {part}"
-    command = f"smear evaluate detector {opened.card.name} --data {card.name} --split {part} --seed {seed} --out DIR"
-    command += f" --split-file {split_file}" if split_file else ""
-    command += f" --max-detections {max_detections}" if max_detections else ""
-    command += f" --bootstrap {rounds}" if rounds != 1000 else ""
-    command += f" --runtime {chosen.name} --precision {precision}" if precision != "fp32" else ""
-    about = {
-        "bundle": opened.card.name,
-        "bundle_hash": opened.hash,
-        "data": card.name,
-        "split": split,
-        "part": part,
-        "fingerprint": identity,
-        "engine": {"name": chosen.name, "precision": chosen.precision, "device": chosen.device},
-        "bootstrap": {"rounds": rounds, "seed": seed, "over": "groups"},
-        "command": command,
-        "label_problems": tally.counts(),
-    }
-    write(report, out, title, about)
-    save(dataset, found, out, {key: about[key] for key in ("data", "split", "part", "fingerprint")})
-    _show_detector(report, ap, out, title)
+    _show_detector(made.report, made.title)
     if write_card:
-        add_metrics(opened.path, metrics(report, card.name, split, part, command))
+        add_metrics(opened.path, metrics(made.report, card.name, made.split, part, made.command))
     console.print(f"written to {out}")
 
 
-def _show_detector(report: DetectionReport, ap: Ap, out: Path, title: str) -> None:
-    """Pictures into the folder, a table to the terminal."""
-    from detect.evaluate.plots import draw_all
-
-    draw_all(report, ap, out, title)
+def _show_detector(report: DetectionReport, title: str) -> None:
     rows = (
         (n, c.truths, *report.ap.per_class.get(n, ("-", "-")), c.precision or "-", c.recall, c.f1 or "-")
         for n, c in report.classes.items()
@@ -128,6 +72,29 @@ def _show_detector(report: DetectionReport, ap: Ap, out: Path, title: str) -> No
         console.print(f"masks: mAP50 {masks.ap.map50}, mAP50-95 {masks.ap.map50_95}; {masks.n_fields} fields")
     if report.ap.capped_fields:
         console.print(f"warning: {report.ap.capped_fields} fields reached the cap of {report.ap.cap} detections")
+
+
+@app.command("leave-one-out")
+def leave_one_out(
+    config: Annotated[str, typer.Argument(help="YAML of the training, or the name of a packaged one.")],
+    data: Annotated[list[str], typer.Option("--data", help="Dataset card; at least two.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder: one below it for each set held out, and the table.")],
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw of dev and of the bootstrap.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda:0, or cuda:0,1 for several.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where --out stops.")] = False,
+    rounds: Annotated[int, typer.Option("--bootstrap", min=10, help="Rounds of the bootstrap.")] = 1000,
+) -> None:
+    """For each set: train on all others, measure on it. Copies across sets are left out first."""
+    from detect.detectors.across import leave_one_out as run
+    from detect.formats.tally import Tally
+
+    tally = Tally()
+    legs = run(config, data, out, seed=seed, device=device, resume=resume, rounds=rounds, tally=tally)
+    print_tally(tally)
+    heads = ("held out", "fields", "cells", "mAP50", "mAP50-95")
+    rows = ((leg.held, leg.n_fields, leg.n_cells, leg.map50, leg.map50_95) for leg in legs)
+    print_table("trained on the others", heads, rows)
+    console.print(f"written to {out}")
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.table import Table
@@ -34,3 +35,17 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obje
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     out.print(table)
+
+
+@contextmanager
+def fields_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar of fields; yields what to call with the fields done since the last call, and how many there are."""
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("fields", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, total=total, advance=done)
+
+        yield show

@@ -29,6 +29,7 @@ ERRORS = {
     "category name used twice",
     "category without a name",
     "category without an id",
+    "class names in another order",
     "file name used twice",
     "image cannot be read",
     "image id used twice",

@@ -133,7 +133,8 @@ def across_sets(name: str, sets: Sequence[Dataset]) -> Split:
     if len(set(names)) != len(names):
         raise DataError(f"two sets share a name: {names}", remedy="name each set once")
     fields = [(dataset.name, f) for dataset in sets for f in sorted(dataset.fields, key=lambda f: f.field.id)]
-    groups = _copies([f for _, f in fields])
+    numbers = copies.groups([f.field.path for _, f in fields])
+    groups = ["/".join((fields[n][0], fields[n][1].field.id)) for n in numbers]  # ids alone may stand in two sets
     held: dict[str, Counter[str]] = {}
     for (owner, _), group in zip(fields, groups, strict=True):
         held.setdefault(group, Counter())[owner] += 1

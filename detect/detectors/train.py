@@ -39,7 +39,11 @@ from detect.detectors.measure import on_dev
 from detect.errors import ConfigError, DataError, SplitLeakError, StoreError
 from detect.evaluate.align import align
 from detect.formats.tally import Tally
+from detect.formats.yolo import ORDER
 from detect.types import Dataset, LabelledField
+
+# Label problems that nothing should be learnt from.
+_WRONG_NAMES = {ORDER, "unknown class number", "unknown label", "unknown category"}
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ def _train(
 ) -> dict[str, Any]:
     adapter = family(settings.family)
     learn, dev, unlabelled, leaking = gather(sets, how.tally, allow_leak=how.allow_leak)
+    _check_names(how.tally)
     _check_classes(learn, settings)
     begun = [p for p in out.iterdir() if not p.name.startswith("stage-")] if out.exists() else []
     if begun and not resume:
@@ -215,12 +220,16 @@ def gather(
         SplitLeakError: a group stands on two sides, or a picture of one set's train is a copy of one that another
             set holds out, unless `allow_leak`.
     """
-    parts = [split_parts(s.card, s.split, s.root, tally, "train", "dev", allow_leak=allow_leak) for s in sets]
+    wanted = [("train", "dev"), *[("train",)] * (len(sets) - 1)]
+    parts = [
+        split_parts(s.card, s.split, s.root, tally, *names, allow_leak=allow_leak)
+        for s, names in zip(sets, wanted, strict=True)
+    ]
     leaking = sum(len(read_split(s.split, allow_leak=True).leaks) for s in sets)
-    first = parts[0][0]
+    first, dev = parts[0]
     unlabelled: dict[str, frozenset[int]] = {}
     fields: list[LabelledField] = []
-    for source, (learn, _) in zip(sets, parts, strict=True):
+    for source, (learn, *_) in zip(sets, parts, strict=True):
         own = learn if learn is first else align(learn, first.classes)
         partly = frozenset(k for k, name in enumerate(first.classes.names) if name not in own.exhaustive_for)
         for labelled in own.fields:
@@ -240,7 +249,7 @@ def gather(
             )
         leaking += len(across)
     name = "+".join(s.card.name for s in sets)
-    return replace(first, name=name, fields=tuple(fields)), parts[0][1], unlabelled, leaking
+    return replace(first, name=name, fields=tuple(fields)), dev, unlabelled, leaking
 
 
 def _copies_across(sets: Sequence[Source]) -> list[str]:
@@ -263,6 +272,18 @@ def _copies_across(sets: Sequence[Source]) -> list[str]:
                 f"{other[2]} (train of {other[0]}) shows the cells of {held[0][2]} ({held[0][1]} of {held[0][0]})"
             )
     return out
+
+
+def _check_names(tally: Tally) -> None:
+    """Cells under a name that is not theirs, or dropped for having none, would be learnt as background."""
+    wrong = [p for p in tally.problems if p.kind in _WRONG_NAMES]
+    if wrong:
+        more = f", and {len(wrong) - 1} more such" if len(wrong) > 1 else ""
+        raise DataError(
+            f"{wrong[0].kind}: {wrong[0].detail}{more}",
+            where=wrong[0].where,
+            remedy="mend the list of classes, the labels, or the card; 'smear data check' lists them all",
+        )
 
 
 def _check_classes(learn: Dataset, settings: DetectorSettings) -> None:

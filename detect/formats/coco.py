@@ -25,6 +25,7 @@ _IMAGE_KEYS = {"file_name", "width", "height"}
 _ANNOTATION_KEYS = {"id", "image_id", "category_id", "bbox", "iscrowd", "area"}
 _RECORDS = ("images", "annotations", "categories")
 _WIDEST = 1_000_000  # pixels
+_SAME = 2e-3  # pixels: records hold float32, which differ by less up to sides of 16,000 pixels
 
 
 def read(
@@ -75,10 +76,12 @@ def read(
         name = str(image["file_name"]).replace("\\", "/")
         field = Field(
             id=name,
-            slide=Path(name).parent.as_posix(),
+            slide=_told(image, "slide") or Path(name).parent.as_posix(),
             path=images / name,
             width=int(image["width"]),
             height=int(image["height"]),
+            patient=_told(image, "patient"),
+            group=_told(image, "group"),
         )
         annotations = _annotations(rows[image_id], field, categories, labels, path, tally)
         kept = {k: v for k, v in image.items() if k not in _IMAGE_KEYS}
@@ -90,6 +93,12 @@ def read(
     rest = {k: v for k, v in data.items() if k not in _RECORDS}
     extra = {**rest, "categories": rename_categories([*published.values()], names)}
     return Dataset(path.stem, images, classes, tuple(fields), frozenset(classes.names), extra)
+
+
+def _told(image: Mapping[str, Any], key: str) -> str | None:
+    """What 'smear data prepare' and 'smear review pull' say of an image beyond COCO."""
+    said = image.get(key)
+    return said if isinstance(said, str) and said else None
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -181,7 +190,7 @@ def _annotations(
     path: Path,
     tally: Tally,
 ) -> Annotations:
-    kept: list[tuple[list[float], int, int, bool, dict[str, Any], Rle | None]] = []
+    kept: list[tuple[list[Any], int, int, bool, dict[str, Any], Rle | None]] = []
     for a in rows:
         where = f"{path}: annotation {a.get('id')}"
         box = a.get("bbox")
@@ -207,12 +216,14 @@ def _annotations(
             tally.add("area is no number", where, str(a["area"])[:40], "repaired")
         elif "area" in a and not overstepping:
             extra["area"] = a["area"]
-        kept.append(([x, y, w, h], label, int(a.get("id", 0)), bool(a.get("iscrowd", 0)), extra, mask))
+        kept.append((box, label, int(a.get("id", 0)), bool(a.get("iscrowd", 0)), extra, mask))
     boxes = geometry.from_xywh(np.array([k[0] for k in kept], np.float64).reshape(-1, 4))
     boxes = geometry.clip(boxes, field.width, field.height)
-    for xywh, (*_, extra, mask) in zip(geometry.to_xywh(boxes), kept, strict=True):
+    for xywh, (said, *_, extra, mask) in zip(geometry.to_xywh(boxes), kept, strict=True):
         if extra.get("area") == _area(xywh, mask):
             del extra["area"]  # it follows from the rest; tools that measure outlines in their own way say another
+        if said != _rounded(xywh) and np.abs(xywh - said).max() <= _SAME:
+            extra["bbox"] = said  # as it was written, with more decimals than ours
     return Annotations.of(
         boxes,
         [k[1] for k in kept],
@@ -235,6 +246,17 @@ def _mask(segmentation: Any, field: Field, where: str, tally: Tally) -> Rle | No
     except Exception as error:  # pycocotools raises whatever its C code meets
         tally.add("mask cannot be read", where, str(error)[:80], "dropped")
         return None
+
+
+def _rounded(xywh: NDArray[np.float64]) -> list[float]:
+    return [round(float(v), 3) for v in xywh]
+
+
+def _box(xywh: NDArray[np.float64], said: Any) -> list[Any]:
+    """The box as its source wrote it while it is still that box, else ours."""
+    if isinstance(said, list) and len(said) == 4 and all(map(is_finite, said)) and np.abs(xywh - said).max() <= _SAME:
+        return said
+    return _rounded(xywh)
 
 
 def _area(xywh: NDArray[np.float64], mask: Rle | None) -> float:
@@ -282,7 +304,7 @@ def to_dict(dataset: Dataset) -> dict[str, Any]:
                 "id": cells.ids[i] if keep_ids else len(annotations) + 1,
                 "image_id": image_id,
                 "category_id": category_ids[dataset.classes.names[cells.labels[i]]],
-                "bbox": [round(float(v), 3) for v in boxes[i]],
+                "bbox": _box(boxes[i], cells.extra[i].get("bbox")),
                 "area": said if is_finite(said := cells.extra[i].get("area")) else _area(boxes[i], cells.masks[i]),
                 "iscrowd": int(cells.crowd[i]),
             }
@@ -296,4 +318,9 @@ def to_dict(dataset: Dataset) -> dict[str, Any]:
 def write(dataset: Dataset, path: Path) -> None:
     """Records as a COCO file. Nothing is invented: no date or licence but the source's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(to_dict(dataset), indent=1), "utf-8")
+    path.write_text(json.dumps(to_dict(dataset), indent=1, default=_text), "utf-8")
+
+
+def _text(counts: bytes) -> str:
+    """Runs of a mask that a source gave beside that of the cell, such as its nucleus."""
+    return counts.decode("ascii")

@@ -23,6 +23,7 @@ from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, Rle
 
 NOT_LABELS = {"classes.txt", "labels.txt", "notes.txt", "readme.txt"}
+ORDER = "class names in another order"  # of two lists in one set: one of them calls every cell by a wrong name
 _EDGE = 1e-3  # fractions of a field: rounding in published files oversteps the border by this much
 
 
@@ -174,7 +175,8 @@ def _check_names_file(labels_dir: Path, names: Mapping[int, str], tally: Tally) 
             for i, word in enumerate(said):
                 if i in names and word.strip() != names[i]:
                     what = f"'{word}', the set's own list says '{names[i]}'"
-                    tally.add("class name differs", f"{path}:{i + 1}", what, "noted")
+                    kind = ORDER if word.strip() in names.values() else "class name differs"
+                    tally.add(kind, f"{path}:{i + 1}", what, "noted")
 
 
 def _read_file(path: Path, field: Field, names: Mapping[int, str], labels: Labels, tally: Tally) -> Annotations:

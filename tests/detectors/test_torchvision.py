@@ -22,7 +22,7 @@ from detect.formats import masks
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
 from tests.cli.command import Answer, inside
 from tests.data import encode
-from tests.detectors.tiny import Tiny, write
+from tests.detectors.tiny import Tiny, write_outlined
 
 CLASSES = ClassMap(("WBC", "RBC", "Platelet"))
 
@@ -186,18 +186,8 @@ def test_masks_are_asked_for_where_none_is_drawn(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The drawn set, its boxes as outlines, so that cells have masks."""
-    made = write(tmp_path_factory.mktemp("outlined"))
-    turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    for path in (made.home / "labels" / "all").glob("*.txt"):
-        lines = []
-        for line in path.read_text().splitlines():
-            k, cx, cy, w, h = line.split()
-            x = np.clip(float(cx) + float(w) / 2 * np.cos(turns), 0, 1)
-            y = np.clip(float(cy) + float(h) / 2 * np.sin(turns), 0, 1)
-            lines.append(f"{k} " + " ".join(f"{a:.5f} {b:.5f}" for a, b in zip(x, y, strict=True)))
-        path.write_text("\n".join(lines) + "\n")
-    return made
+    """The set."""
+    return write_outlined(tmp_path_factory.mktemp("outlined"))
 
 
 def config(tiny: Tiny, name: str, **changes: object) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,12 @@ from detect import assets
 from detect.bundles.card import CARD, GRAPH, WEIGHTS
 from detect.bundles.folder import open_bundle
 from detect.config import load
+from detect.data.cards import load_card
+from detect.data.splits import EXCLUDED, read_split
+from detect.detectors import train as train_module
 from detect.detectors.base import DetectorSettings
+from detect.detectors.train import Source, gather
+from detect.formats.tally import Tally
 from tests.cli.command import Answer, inside, smear
 from tests.detectors.tiny import Tiny, write, write_config
 
@@ -196,3 +203,149 @@ def test_an_unfinished_run_is_not_exported(tmp_path: Path) -> None:
     assert answer.code == 2
     assert "not a finished run" in answer.err
     assert not (tmp_path / "bundle").exists()
+
+
+def edited(tiny: Tiny, folder: Path, edit: Callable[[list[Path]], None]) -> Path:
+    """A copy of the set after its label files were edited."""
+    home = Path(shutil.copytree(tiny.home, folder / "tiny"))
+    edit(sorted((home / "labels" / "all").glob("*.txt")))
+    return home
+
+
+@pytest.mark.parametrize(
+    ("edit", "said", "line"),
+    [
+        (
+            lambda files: files[0].with_name("classes.txt").write_text("RBC\nWBC\nPlatelets\n"),
+            "class names in another order: 'RBC', the set's own list says 'WBC'",
+            "classes.txt:1",
+        ),
+        (
+            lambda files: files[3].write_text("5 0.5 0.5 0.2 0.2\n" + files[3].read_text()),
+            "unknown class number: 5, known: 0, 1, 2",
+            "f03.txt:1",
+        ),
+    ],
+)
+def test_a_mislabelled_class_file_is_refused(
+    tiny: Tiny, tmp_path: Path, edit: Callable[[list[Path]], None], said: str, line: str
+) -> None:
+    home = edited(tiny, tmp_path, edit)
+    answer = inside("train", "detector", tiny.config, "--data", tiny.card, "--root", home, "--out", tmp_path / "run")
+    assert answer.code == 2
+    for word in (said, line, "mend the list of classes", "smear data check"):
+        assert word in answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_name_that_merely_differs_is_no_reason_to_stop(tiny: Tiny, tmp_path: Path) -> None:
+    home = edited(tiny, tmp_path, lambda files: files[0].with_name("classes.txt").write_text("WBC\nRBC\nPC\n"))
+    tally = Tally()
+    gather([Source(load_card(tiny.card), str(tiny.split), home)], tally)
+    train_module._check_names(tally)
+    assert any(p.kind == "class name differs" for p in tally.problems)
+
+
+def test_a_class_without_a_cell_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    def no_platelets(files: list[Path]) -> None:
+        for file in files:
+            lines = [line for line in file.read_text().splitlines() if not line.startswith("2 ")]
+            file.write_text("\n".join(lines) + "\n")
+
+    home = edited(tiny, tmp_path, no_platelets)
+    answer = inside("train", "detector", tiny.config, "--data", tiny.card, "--root", home, "--out", tmp_path / "run")
+    assert answer.code == 2
+    assert "part train holds no cell of Platelet" in answer.err
+
+
+@pytest.mark.long
+def test_several_seeds_in_one_command(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    answer = train(tiny, tiny.config, out, "--seed", "3", "--seed", "4")
+    assert answer.code == 0, answer.err[-3000:]
+    assert "2 seeds, part dev" in answer.out
+    told = yaml.safe_load((out / "seeds.yaml").read_text("utf-8"))
+    runs = [yaml.safe_load((out / f"seed-{seed}" / "run.yaml").read_text("utf-8")) for seed in (3, 4)]
+    assert [run["seed"] for run in runs] == [3, 4]
+    values = [run["dev"]["mAP50"] for run in runs]
+    assert told["mean"]["mAP50"] == pytest.approx(sum(values) / 2, abs=1e-4)
+    assert (out / "seed-3" / WEIGHTS).read_bytes() != (out / "seed-4" / WEIGHTS).read_bytes()
+    kept = (out / "seed-3" / WEIGHTS).stat().st_mtime_ns
+    again = train(tiny, tiny.config, out, "--seed", "3", "--seed", "4", "--resume")
+    assert again.code == 0, again.err[-3000:]
+    assert (out / "seed-3" / WEIGHTS).stat().st_mtime_ns == kept
+
+
+@pytest.mark.long
+def test_stages_follow_one_another_in_one_command(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMEAR_DATA", str(tiny.home.parent))
+    stages = [{"data": [str(tiny.card)], "epochs": n} for n in (2, 1)]
+    config = write_config(tmp_path / "stages.yaml", stages=stages)
+    refused = inside("train", "detector", config, "--data", tiny.card, "--out", tmp_path / "other")
+    assert refused.code == 2
+    assert "drop --data" in refused.err
+    answer = inside("train", "detector", config, "--out", tmp_path / "run", "--device", "cpu")
+    assert answer.code == 0, answer.err[-3000:]
+    first = yaml.safe_load((tmp_path / "run" / "stage-1" / "run.yaml").read_text("utf-8"))
+    last = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text("utf-8"))
+    assert first["stages_before"] == []
+    assert [(s["data"], s["epochs"]) for s in last["stages_before"]] == [(["tiny"], 2)]
+    settings = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text("utf-8"))
+    assert settings["epochs"] == 1
+    assert settings["pretrained"] == str(tmp_path / "run" / "stage-1" / WEIGHTS)
+    bundle = inside("bundle", "export", tmp_path / "run", "--out", tmp_path / "bundle")
+    assert bundle.code == 0, bundle.err[-3000:]
+    training = open_bundle(tmp_path / "bundle").card.training
+    assert training is not None
+    assert training.record["stages_before"] == last["stages_before"]
+
+
+def by_bytes(paths: Sequence[Path], **_: object) -> list[int]:
+    """Groups of equal files, as `copies.groups` numbers them."""
+    first: dict[bytes, int] = {}
+    return [first.setdefault(path.read_bytes(), i) for i, path in enumerate(paths)]
+
+
+@pytest.mark.long
+def test_each_set_is_left_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = write(tmp_path / "sets", "one", seed=31), write(tmp_path / "sets", "two", seed=77)
+    for kind, suffix in (("images", ".png"), ("labels", ".txt")):  # of three copies two stand in the second set
+        source = one.home / kind / "all" / f"f00{suffix}"
+        for name in ("copy-a", "copy-b"):
+            shutil.copyfile(source, two.home / kind / "all" / f"{name}{suffix}")
+    monkeypatch.setenv("SMEAR_DATA", str(tmp_path / "sets"))
+    monkeypatch.setattr("detect.data.copies.groups", by_bytes)  # drawings this small all look alike to key points
+    out = tmp_path / "out"
+    command = ("evaluate", "leave-one-out", one.config, "--data", one.card, "--data", two.card, "--out", out)
+    answer = inside(*command, "--device", "cpu", "--bootstrap", 20)
+    assert answer.code == 0, answer.err[-3000:]
+
+    parts = {row.field: row.part for row in read_split(out / "leave-one-out.csv").rows}
+    assert parts["one/images/all/f00.png"] == EXCLUDED
+    assert parts["two/images/all/copy-a.png"] == parts["two/images/all/copy-b.png"] == "two"
+    told = json.loads((out / "leave-one-out.json").read_text("utf-8"))["legs"]
+    assert [(leg["held"], leg["learnt"]) for leg in told] == [("one", ["two"]), ("two", ["one"])]
+    for leg, other in (("one", "two"), ("two", "one")):
+        rows = read_split(out / leg / f"split-{leg}.csv").rows
+        assert {row.part for row in rows} <= {"test", EXCLUDED}
+        learnt = read_split(out / leg / f"split-{other}.csv").counts()
+        assert {"train", "dev"} <= set(learnt)
+        kept = sum(1 for part in parts.values() if part == leg)
+        assert next(t for t in told if t["held"] == leg)["n_fields"] == kept
+        record = yaml.safe_load((out / leg / "run" / "run.yaml").read_text("utf-8"))
+        assert record["data"] == [other]
+        assert record["leaking_groups"] == 0
+    assert "| two | one |" in (out / "leave-one-out.md").read_text("utf-8")
+
+    refused = inside(*command)
+    assert refused.code == 2
+    assert "--resume" in refused.err
+    (out / "two" / "evaluation" / "metrics.json").unlink()
+    kept = (out / "one" / "run" / WEIGHTS).stat().st_mtime_ns, (out / "two" / "run" / WEIGHTS).stat().st_mtime_ns
+    again = inside(*command, "--resume", "--device", "cpu", "--bootstrap", 20)
+    assert again.code == 0, again.err[-3000:]
+    assert json.loads((out / "leave-one-out.json").read_text("utf-8"))["legs"] == told
+    assert kept == (
+        (out / "one" / "run" / WEIGHTS).stat().st_mtime_ns,
+        (out / "two" / "run" / WEIGHTS).stat().st_mtime_ns,
+    )

@@ -379,3 +379,21 @@ def test_the_area_of_a_repaired_cell_is_ours(tmp_path: Path, changed: dict[str, 
 def test_an_area_that_follows_from_the_box_is_no_further_field(tmp_path: Path) -> None:
     made = read_content(tmp_path, Tally(), annotations=[data.coco_row(1, area=600)])
     assert made.fields[0].annotations.extra == ({},)
+
+
+def test_a_box_of_many_decimals_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    said = [10.123456789, 10.5, 20.000049, 30.25]
+    made = read_content(tmp_path, Tally(), annotations=[data.coco_row(1, bbox=said, area=605.1)])
+    assert back_of(made)["annotations"][0]["bbox"] == said
+    labelled = made.fields[0]
+    moved = replace(labelled.annotations, boxes=labelled.annotations.boxes + 1)
+    row = back_of(replace(made, fields=(replace(labelled, annotations=moved),)))["annotations"][0]
+    assert row["bbox"] == pytest.approx([11.123, 11.5, 20.0, 30.25], abs=2e-3)
+
+
+def test_groups_and_patients_that_we_wrote_are_read_again(tmp_path: Path) -> None:
+    image = {"id": 5, "file_name": "a.png", "width": 100, "height": 80, "group": "g7", "patient": "p1", "slide": "s"}
+    made = read_content(tmp_path, Tally(), images=[image])
+    field = made.fields[0].field
+    assert (field.group, field.patient, field.slide) == ("g7", "p1", "s")
+    assert back_of(made)["images"][0]["group"] == "g7"

@@ -1,0 +1,122 @@
+"""A detector's bundle measured on a labelled set, and all that is written about it into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detect.bundles.folder import Bundle
+from detect.data.cards import Card
+from detect.data.fingerprint import fingerprint
+from detect.data.load import load_dataset
+from detect.data.sources import merge
+from detect.detectors.bundled import open_detector
+from detect.detectors.measure import MIN_SCORE, predict_all
+from detect.detectors.train import split_parts
+from detect.evaluate.align import align
+from detect.evaluate.coco_ap import Ap
+from detect.evaluate.detection import DetectionReport, measure
+from detect.evaluate.plots import draw_all
+from detect.evaluate.saved import save
+from detect.evaluate.strata import strata
+from detect.evaluate.tables import write
+from detect.formats.tally import Tally
+from detect.runtime.base import EngineSettings
+
+EVERYTHING = "all"
+ROUNDS = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to measure on, and how.
+
+    Attributes:
+        part: of the split, or `EVERYTHING` for every field whatever its part. split: the card's own if None.
+        max_detections: the bundle's own if None.
+        rounds, seed: of the bootstrap.
+    """
+
+    part: str = "val"
+    split: str | None = None
+    max_detections: int | None = None
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    rounds: int = ROUNDS
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. `command` measures it again; `split` is the one that was used."""
+
+    title: str
+    report: DetectionReport
+    ap: Ap
+    split: str | None
+    command: str
+
+
+def evaluate(
+    bundle: Bundle,
+    card: Card,
+    out: Path,
+    asked: Asked,
+    *,
+    root: Path | None = None,
+    tally: Tally,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure, and write metrics, predictions, tables and pictures into `out`.
+
+    Args:
+        progress: called with the fields done since the last call, and how many there are.
+    """
+    if asked.part == EVERYTHING:
+        dataset = merge(load_dataset(card, tally, root))
+    else:
+        dataset, *_ = split_parts(card, asked.split, root, tally, asked.part)
+    runner = open_detector(
+        bundle,
+        asked.engine,
+        thresholds=dict.fromkeys(bundle.card.classes, MIN_SCORE),
+        max_detections=asked.max_detections,
+    )
+    kinds, identity = strata(dataset), fingerprint(dataset)
+    dataset = align(dataset, runner.classes)
+    n = len(dataset)
+    found = predict_all(runner, dataset, progress=lambda done: progress(done, n) if progress else None)
+    cap = asked.max_detections or bundle.detector.max_detections
+    report, ap = measure(
+        dataset, found, bundle.detector.thresholds, cap=cap, rounds=asked.rounds, seed=asked.seed, kinds=kinds
+    )
+    split = None if asked.part == EVERYTHING else asked.split or card.split
+    title = f"{bundle.card.name} on {card.name}, part {asked.part}"
+    about: dict[str, Any] = {
+        "bundle": bundle.card.name,
+        "bundle_hash": bundle.hash,
+        "data": card.name,
+        "split": split,
+        "part": asked.part,
+        "fingerprint": identity,
+        "engine": {"name": asked.engine.name, "precision": asked.engine.precision, "device": asked.engine.device},
+        "bootstrap": {"rounds": asked.rounds, "seed": asked.seed, "over": "groups"},
+        "command": _command(bundle, card, asked),
+        "label_problems": tally.counts(),
+    }
+    write(report, out, title, about)
+    save(dataset, found, out, {key: about[key] for key in ("data", "split", "part", "fingerprint")})
+    draw_all(report, ap, out, title)
+    return Evaluation(title, report, ap, split, about["command"])
+
+
+def _command(bundle: Bundle, card: Card, asked: Asked) -> str:
+    words = f"smear evaluate detector {bundle.card.name} --data {card.name} --split {asked.part} --seed {asked.seed}"
+    words += " --out DIR"
+    words += f" --split-file {asked.split}" if asked.split else ""
+    words += f" --max-detections {asked.max_detections}" if asked.max_detections else ""
+    words += f" --bootstrap {asked.rounds}" if asked.rounds != ROUNDS else ""
+    if asked.engine.precision != "fp32":
+        words += f" --runtime {asked.engine.name} --precision {asked.engine.precision}"
+    return words
