@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +263,7 @@ def _area(xywh: NDArray[np.float64], mask: Rle | None) -> float:
     return float(rle.area(mask)) if mask is not None else round(float(xywh[2] * xywh[3]), 3)
 
 
-def _numbered(dataset: Dataset) -> list[dict[str, Any]]:
+def categories_of(dataset: Dataset) -> list[dict[str, Any]]:
     """The categories of a set: those that its source gave, where a class bears their name, then the rest.
 
     A class with no category, or with one that lost its id in a merger, gets an id beyond all of theirs.
@@ -281,27 +281,28 @@ def _numbered(dataset: Dataset) -> list[dict[str, Any]]:
     return out
 
 
-def to_dict(dataset: Dataset) -> dict[str, Any]:
-    """Records as a COCO mapping. Ids that the source gave are kept where they are unique, else numbered on."""
-    categories = _numbered(dataset)
-    category_ids = {str(c["name"]): c["id"] for c in categories}
-    rest = {k: v for k, v in dataset.extra.items() if k not in _RECORDS}
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+def rows(dataset: Dataset) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The image and the annotations of each field as COCO has them, in order.
+
+    Ids that the source gave are kept where they are unique, else numbered on.
+    """
+    category_ids = {str(c["name"]): c["id"] for c in categories_of(dataset)}
     ids = [i for f in dataset.fields for i in f.annotations.ids]
     keep_ids = len(set(ids)) == len(ids)
     image_ids = [f.extra.get("id") for f in dataset.fields]
     keep_image_ids = None not in image_ids and len(set(image_ids)) == len(image_ids)
+    count = 0
     for number, labelled in enumerate(dataset.fields, 1):
         field, cells = labelled.field, labelled.annotations
         image_id = labelled.extra["id"] if keep_image_ids else number
         size = {"file_name": field.id, "width": field.width, "height": field.height}
-        images.append({**labelled.extra, "id": image_id, **size})
         boxes = geometry.to_xywh(cells.boxes)
+        annotations = []
         for i in range(len(cells)):
+            count += 1
             row: dict[str, Any] = {
                 **cells.extra[i],
-                "id": cells.ids[i] if keep_ids else len(annotations) + 1,
+                "id": cells.ids[i] if keep_ids else count,
                 "image_id": image_id,
                 "category_id": category_ids[dataset.classes.names[cells.labels[i]]],
                 "bbox": _box(boxes[i], cells.extra[i].get("bbox")),
@@ -312,15 +313,30 @@ def to_dict(dataset: Dataset) -> dict[str, Any]:
             if mask is not None and "segmentation" not in row:
                 row["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
             annotations.append(row)
-    return {**rest, "images": images, "annotations": annotations, "categories": categories}
+        yield {**labelled.extra, "id": image_id, **size}, annotations
+
+
+def to_dict(dataset: Dataset) -> dict[str, Any]:
+    """Records as a COCO mapping."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image, cells in rows(dataset):
+        images.append(image)
+        annotations += cells
+    return {**rest_of(dataset), "images": images, "annotations": annotations, "categories": categories_of(dataset)}
+
+
+def rest_of(dataset: Dataset) -> dict[str, Any]:
+    """What a COCO file says beside its images, annotations and categories."""
+    return {k: v for k, v in dataset.extra.items() if k not in _RECORDS}
 
 
 def write(dataset: Dataset, path: Path) -> None:
     """Records as a COCO file. Nothing is invented: no date or licence but the source's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(to_dict(dataset), indent=1, default=_text), "utf-8")
+    path.write_text(json.dumps(to_dict(dataset), indent=1, default=as_text), "utf-8")
 
 
-def _text(counts: bytes) -> str:
+def as_text(counts: bytes) -> str:
     """Runs of a mask that a source gave beside that of the cell, such as its nucleus."""
     return counts.decode("ascii")

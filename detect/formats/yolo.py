@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from detect import geometry
 from detect.config import load_yaml
@@ -24,6 +25,8 @@ from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, R
 
 NOT_LABELS = {"classes.txt", "labels.txt", "notes.txt", "readme.txt"}
 ORDER = "class names in another order"  # of two lists in one set: one of them calls every cell by a wrong name
+SAID = "yolo"  # key of what a cell's line said, where we would write it otherwise: more decimals, or over the border
+_SAME = 2e-3  # pixels
 _EDGE = 1e-3  # fractions of a field: rounding in published files oversteps the border by this much
 
 
@@ -33,6 +36,7 @@ class _Line:
     label: int
     number: int
     mask: Rle | None
+    said: str  # the coordinates as they were written
 
 
 @dataclass(frozen=True)
@@ -200,10 +204,15 @@ def _read_file(path: Path, field: Field, names: Mapping[int, str], labels: Label
         if line is not None:
             lines.append(line)
     boxes = np.array([line.box for line in lines], np.float32).reshape(-1, 4)
+    boxes = geometry.clip(boxes, field.width, field.height)
+    ours = _coordinates(boxes, field)
     return Annotations.of(
-        geometry.clip(boxes, field.width, field.height),
+        boxes,
         [line.label for line in lines],
         ids=[line.number for line in lines],
+        extra=[
+            {} if line.mask or line.said == own else {SAID: line.said} for line, own in zip(lines, ours, strict=True)
+        ],
         masks=[line.mask for line in lines],
     )
 
@@ -254,7 +263,26 @@ def _parse(
     over = max(-x0 / field.width, -y0 / field.height, x1 / field.width - 1, y1 / field.height - 1)
     if over > _EDGE:
         tally.add("box oversteps the field", where, f"by {over:.1%} of a side", "repaired")
-    return _Line((x0, y0, x1, y1), label, number, mask)
+    return _Line((x0, y0, x1, y1), label, number, mask, " ".join(parts[1:]))
+
+
+def _coordinates(boxes: NDArray[np.float32], field: Field) -> list[str]:
+    """Boxes as a line of YOLO has them, without the class."""
+    return [" ".join(f"{v:.6f}" for v in c) for c in geometry.to_centers(boxes, field.width, field.height)]
+
+
+def lines_for(labelled: LabelledField) -> list[str]:
+    """The lines of a field's label file. A box that is still where its source wrote it is written as there."""
+    field, cells = labelled.field, labelled.annotations
+    out = []
+    for i, ours in enumerate(_coordinates(cells.boxes, field)):
+        said = cells.extra[i].get(SAID)
+        if isinstance(said, str) and said != ours:
+            box = geometry.from_centers(np.array(said.split(), np.float64), field.width, field.height)
+            same = np.abs(geometry.clip(box, field.width, field.height)[0] - cells.boxes[i]).max() <= _SAME
+            ours = said if same else ours
+        out.append(f"{cells.labels[i]} {ours}")
+    return out
 
 
 def write(dataset: Dataset, out: Path, parts: Mapping[str, Sequence[LabelledField]]) -> Path:
@@ -277,19 +305,20 @@ def write(dataset: Dataset, out: Path, parts: Mapping[str, Sequence[LabelledFiel
                 what = f"'{owner[stem]}' and '{field.id}' would share the label file {stem}.txt"
                 raise FormatError(what, where=str(out), remedy="rename one of the two")
             link(field.path, out / "images" / part / f"{stem}{field.path.suffix.lower()}")
-            centers = geometry.to_centers(labelled.annotations.boxes, field.width, field.height)
-            lines = [
-                f"{label} " + " ".join(f"{v:.6f}" for v in center)
-                for label, center in zip(labelled.annotations.labels, centers, strict=True)
-            ]
-            (out / "labels" / part / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+            text = "".join(f"{line}\n" for line in lines_for(labelled))
+            (out / "labels" / part / f"{stem}.txt").write_text(text, "utf-8")
+    return write_data_yaml(out, [*parts], dataset.classes.names)
+
+
+def write_data_yaml(out: Path, parts: Sequence[str], names: Sequence[str]) -> Path:
+    """`data.yaml` of a folder with `images/<part>` and `labels/<part>`; its path."""
     places: dict[str, list[str]] = {"train": [], "val": []}  # ultralytics wants both keys; an empty one is nothing
     for part in parts:
         role = {"valid": "val"}.get(part, part if part in ("train", "val", "test") else "train")
         places.setdefault(role, []).append(f"images/{part}")
     data: dict[str, object] = {"path": str(out.resolve())}
     data |= {role: folders[0] if len(folders) == 1 else folders or None for role, folders in places.items()}
-    data["names"] = dict(enumerate(dataset.classes.names))
+    data["names"] = dict(enumerate(names))
     path = out / "data.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")
     return path

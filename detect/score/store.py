@@ -121,6 +121,10 @@ class Store:
         for path in sorted((self.out / "cells").glob("part-*.parquet")):
             yield pq.read_table(path, columns=list(columns) if columns else None)
 
+    def part(self, number: int) -> pa.Table:
+        """The cell rows of one part, by its place among them."""
+        return pq.read_table(sorted((self.out / "cells").glob("part-*.parquet"))[number])
+
     def write_run(self, record: Mapping[str, Any]) -> None:
         """`run.yaml`, last of all: a run folder with one is finished."""
         write_bytes(yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True).encode(), self.out / "run.yaml")
@@ -162,6 +166,12 @@ def _rle_text(mask: Mapping[str, Any]) -> str:
     counts = mask["counts"]
     height, width = mask["size"]
     return f"{height} {width} {counts.decode('ascii') if isinstance(counts, bytes) else counts}"
+
+
+def rle_of(text: str) -> dict[str, Any]:
+    """A mask as the column `mask` holds it, as run lengths in COCO's form."""
+    height, width, counts = text.split(" ", 2)
+    return {"size": [int(height), int(width)], "counts": counts.encode("ascii")}
 
 
 def fields_table(fields: Sequence[FieldRecord]) -> pa.Table:

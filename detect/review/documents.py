@@ -1,0 +1,174 @@
+"""Fields and cells as the documents that FiftyOne keeps. The only file that knows how these look.
+
+Documents are written and read as they are: FiftyOne's own `Sample` and `Detection` objects cost 30 ms a field of fifty
+cells, these 0.3 ms. `tests/review/test_documents.py` holds them equal to what FiftyOne itself writes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle
+
+from detect.review.snapshot import Entry, Row
+
+TRUTH, FOUND = "ground_truth", "predictions"
+KEY = "smear"  # of our evaluation: `smear`, `smear_id` and `smear_iou` on cells, `smear_tp` and so on on fields
+_BATCH = 500
+
+# Field of a cell to its type. What an annotator may edit is the label, the box, the mask, tags and the attributes of the snapshot.
+CELL = {"cell": str, "machine": bool, "crowd": bool, "doubt": float, "doubtful": str, "seen_as": str, "size_px": float}
+EVALUATED = {"error": str, KEY: str, f"{KEY}_id": str, f"{KEY}_iou": float}
+PREDICTED = {"type": str, "type_score": float, "candidates": str, "meets": str, "size_px": float, "doubt": float}
+FIELD = {
+    "field": str, "part": str, "slide": str, "group": str, "doubt": float, "uncertainty": float, "label_next": int,
+    "missed": int, "false": int, f"{KEY}_tp": int, f"{KEY}_fp": int, f"{KEY}_fn": int,
+}  # fmt: skip
+
+
+def declare(dataset: Any, attributes: Mapping[str, type]) -> None:
+    """Give a FiftyOne dataset all fields that our documents have."""
+    import fiftyone as fo
+
+    kinds = {str: fo.StringField, bool: fo.BooleanField, float: fo.FloatField, int: fo.IntField}
+    for name, kind in FIELD.items():
+        dataset.add_sample_field(name, kinds[kind])
+    for name, more in ((TRUTH, CELL | dict(attributes)), (FOUND, PREDICTED)):
+        dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+        for key, kind in (more | EVALUATED).items():
+            dataset.add_sample_field(f"{name}.detections.{key}", kinds[kind])
+
+
+def sample(dataset: Any, entry: Entry, cells: list[Row]) -> Row:
+    """A field with its drawn cells."""
+    from bson import ObjectId
+
+    now = datetime.now(UTC)
+    size = {"width": int(entry.image["width"]), "height": int(entry.image["height"])}
+    return {
+        "_id": ObjectId(),
+        "filepath": str(entry.path),
+        "tags": [entry.part],
+        "metadata": {"_cls": "ImageMetadata", **size},
+        "_media_type": "image",
+        "_rand": random.random(),
+        "field": entry.field,
+        "part": entry.part,
+        "slide": entry.slide,
+        "group": entry.group,
+        TRUTH: {"_cls": "Detections", "detections": cells},
+        FOUND: {"_cls": "Detections", "detections": []},
+        "_dataset_id": dataset._doc.id,
+        "created_at": now,
+        "last_modified_at": now,
+    }
+
+
+def cell(label: str, box: Sequence[float], width: int, height: int, mask: Mapping[str, Any] | None = None) -> Row:
+    """A detection; box is xywh in pixels. The mask is cut to the box, as FiftyOne wants it."""
+    from bson import Binary, ObjectId
+
+    x, y, w, h = (float(v) for v in box)
+    row: Row = {
+        "_id": ObjectId(),
+        "_cls": "Detection",
+        "attributes": {},
+        "tags": [],
+        "label": label,
+        "bounding_box": [x / width, y / height, w / width, h / height],
+        "size_px": round(max(w, h), 1),
+    }
+    if mask is not None:
+        from fiftyone.core.utils import serialize_numpy_array
+
+        row["mask"] = Binary(serialize_numpy_array(_cut(mask, x, y, w, h)))
+    return row
+
+
+def _cut(mask: Mapping[str, Any], x: float, y: float, w: float, h: float) -> np.ndarray:
+    whole = rle.decode(mask).astype(bool)
+    x0, y0 = max(0, round(x)), max(0, round(y))
+    return np.ascontiguousarray(whole[y0 : max(y0 + 1, round(y + h)), x0 : max(x0 + 1, round(x + w))])
+
+
+def mask_of(row: Row, width: int, height: int) -> dict[str, Any] | None:
+    """The mask of a detection in the whole field, as run lengths with text; None where it has none."""
+    if row.get("mask") is None:
+        return None
+    import cv2
+    from fiftyone.core.utils import deserialize_numpy_array
+
+    part = np.asarray(deserialize_numpy_array(row["mask"])).astype(np.uint8)
+    x, y, w, h = pixels(row, width, height)
+    x0, y0 = min(max(0, round(x)), width - 1), min(max(0, round(y)), height - 1)
+    x1, y1 = min(width, max(x0 + 1, round(x + w))), min(height, max(y0 + 1, round(y + h)))
+    whole = np.zeros((height, width), np.uint8, order="F")
+    whole[y0:y1, x0:x1] = cv2.resize(part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_NEAREST)
+    made = rle.encode(np.asfortranarray(whole))
+    return {"size": [int(v) for v in made["size"]], "counts": made["counts"].decode("ascii")}
+
+
+def pixels(row: Row, width: int, height: int) -> tuple[float, float, float, float]:
+    """The box of a detection, xywh in pixels."""
+    x, y, w, h = row["bounding_box"]
+    return x * width, y * height, w * width, h * height
+
+
+def truth_cell(told: Row, label: str, width: int, height: int, attributes: Mapping[str, type]) -> Row:
+    """A drawn cell from its COCO annotation. attributes: those that are shown."""
+    row = cell(label, told["bbox"], width, height, runs(told.get("segmentation"), width, height))
+    row |= {"cell": str(told["id"]), "machine": False, "crowd": bool(told.get("iscrowd", 0))}
+    row["tags"] = list(told.get("tags", ()))
+    said = told.get("attributes")
+    for name, value in (said if isinstance(said, dict) else {}).items():
+        if name in attributes:  # others stay in the snapshot
+            row[name] = float(value) if attributes[name] is float else value
+    return row
+
+
+def runs(segmentation: Any, width: int, height: int) -> Any:
+    """A COCO segmentation as run lengths; None where there is none."""
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+        return {**segmentation, "counts": segmentation["counts"].encode("ascii")}
+    parts = rle.frPyObjects(segmentation, height, width)
+    return rle.merge(parts) if isinstance(parts, list) else parts
+
+
+def insert(dataset: Any, made: Iterable[Row]) -> int:
+    """Write documents, some at a time; how many."""
+    count, batch = 0, []
+    for document in made:
+        batch.append(document)
+        if len(batch) == _BATCH:
+            dataset._sample_collection.insert_many(batch)
+            count, batch = count + len(batch), []
+    if batch:
+        dataset._sample_collection.insert_many(batch)
+    return count + len(batch)
+
+
+def read(dataset: Any, fields: Sequence[str] | None = None) -> Iterator[Row]:
+    """All documents in the order in which they were written. fields: only these, with what identifies a field."""
+    wanted = dict.fromkeys([*(fields or ()), "field", "part", "filepath", "metadata", "last_modified_at"], 1)
+    cursor = dataset._sample_collection.find({}, wanted if fields else None, batch_size=_BATCH).sort("_id", 1)
+    yield from cursor
+
+
+def update(dataset: Any, changes: Iterable[tuple[Any, Row]]) -> None:
+    """Set keys of documents by `_id`, some at a time. The time of their last edit stays: this is no edit."""
+    from pymongo import UpdateOne
+
+    batch = []
+    for identity, values in changes:
+        batch.append(UpdateOne({"_id": identity}, {"$set": values}))
+        if len(batch) == _BATCH:
+            dataset._sample_collection.bulk_write(batch, ordered=False)
+            batch = []
+    if batch:
+        dataset._sample_collection.bulk_write(batch, ordered=False)

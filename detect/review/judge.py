@@ -1,0 +1,282 @@
+"""Predictions into an annotator's dataset, matched to its labels, cell by cell, as `evaluate` matches them.
+
+One pass over the documents, a few fields at a time. Labels are read as they stand in the dataset, edits and all, so a
+dataset can be judged again after it was edited.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detect.evaluate.breakdown import FALSE, Kind, judge
+from detect.review import documents
+from detect.review.database import ReviewError, reached
+from detect.review.documents import FOUND, KEY, TRUTH, Row
+from detect.review.doubt import Doubt, DoubtSettings, doubts
+from detect.review.open import INFO, Progress
+from detect.review.predictions import Found, Predictions
+from detect.review.snapshot import Entry, Snapshot
+from detect.types import Annotations, ClassMap, Detections
+
+MISSING = "(none)"  # what FiftyOne's panels call the other side of a cell that met nothing
+_FEW = 64
+_SPREAD = 0.5  # a score this far from both ends is as uncertain as can be
+
+
+@dataclass
+class Outcome:
+    """What a judgement comes to.
+
+    Attributes:
+        matches: (drawn, found, IoU, score, id drawn, id found) of every cell, None where there is no other side.
+        kinds: how many of each kind of error. confusions: (drawn, found) of every wrong class.
+        fields_met: of which there are predictions.
+        drawn: cells per class. described: per field, how uncertain it is and what it holds.
+    """
+
+    matches: list[tuple[Any, ...]] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    confusions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    drawn: Counter[str] = field(default_factory=Counter)
+    fields_met: int = 0
+    described: list[tuple[Any, float, tuple[float, ...]]] = field(default_factory=list)
+
+
+def judge_all(
+    dataset: Any,
+    snapshot: Snapshot,
+    predictions: Predictions,
+    *,
+    settings: DoubtSettings | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Write predictions, matches, error kinds and doubts into the dataset.
+
+    Raises:
+        ReviewError: not one field of the set has a prediction.
+    """
+    outcome = Outcome()
+    classes = ClassMap(tuple(dict.fromkeys([*snapshot.classes, *_labels(dataset)])))
+    with reached():
+        total = dataset.count()
+        qualities: set[str] = set()
+        changes = _changes(dataset, snapshot, classes, predictions, outcome, qualities, settings, progress)
+        documents.update(dataset, changes)
+        if not outcome.fields_met:
+            raise ReviewError(
+                f"'{predictions.name}' holds no prediction for any of {total} fields",
+                remedy="score, or evaluate on, the very folder that was opened, or name a bundle",
+            )
+        import fiftyone as fo
+
+        for name in sorted(qualities):
+            dataset.add_sample_field(name, fo.FloatField)
+        dataset.info[INFO] = {**dataset.info[INFO], "predictions": predictions.name}
+        dataset.save()
+    return outcome
+
+
+def _labels(dataset: Any) -> list[str]:
+    """Labels that stand in the dataset: an annotator may have used a class that the set did not have."""
+    return [str(v) for v in dataset.distinct(f"{TRUTH}.detections.label")]
+
+
+def _changes(
+    dataset: Any,
+    snapshot: Snapshot,
+    classes: ClassMap,
+    predictions: Predictions,
+    outcome: Outcome,
+    qualities: set[str],
+    settings: DoubtSettings | None,
+    progress: Progress | None,
+) -> Iterator[tuple[Any, Row]]:
+    rows, total = documents.read(dataset, [TRUTH, "slide", "group"]), dataset.count()
+    while few := list(islice(rows, _FEW)):
+        entries = [_entry(row) for row in few]
+        for row, found in zip(few, predictions.of(entries), strict=True):
+            if found is None:
+                yield row["_id"], _unjudged(row)
+                continue
+            outcome.fields_met += 1
+            known = ClassMap(tuple(dict.fromkeys([*classes, *found.names])))
+            changes = _judged(row, found, known, snapshot.exhaustive_for, outcome, settings)
+            outcome.described.append((row["_id"], changes["uncertainty"], _features(found, snapshot.classes)))
+            qualities.update(name for name in changes if name.startswith("quality_"))
+            yield row["_id"], changes
+        if progress is not None:
+            progress(len(few), total)
+
+
+def _entry(row: Row) -> Entry:
+    return Entry(row["field"], row["part"], Path(row["filepath"]), row["slide"], row.get("group"), {}, ())
+
+
+def _size(row: Row) -> tuple[int, int]:
+    return int(row["metadata"]["width"]), int(row["metadata"]["height"])
+
+
+def truth_in(row: Row, classes: ClassMap) -> Annotations:
+    """The drawn cells of a document; machine-made ones that nobody confirmed are none."""
+    width, height = _size(row)
+    cells = [c for c in row[TRUTH]["detections"] if not unconfirmed(c)]
+    xywh = np.array([documents.pixels(c, width, height) for c in cells], np.float64).reshape(-1, 4)
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    labels = [classes.index(c["label"]) for c in cells]
+    return Annotations.of(boxes, labels, crowd=[bool(c.get("crowd")) for c in cells])
+
+
+def unconfirmed(cell: Row) -> bool:
+    """Made by a machine and confirmed by nobody."""
+    return bool(cell.get("machine")) and CONFIRMED not in (cell.get("tags") or ())
+
+
+CONFIRMED = "confirmed"  # the tag by which a person takes over what a machine made
+
+
+def _judged(
+    row: Row,
+    found: Found,
+    classes: ClassMap,
+    exhaustive: frozenset[str],
+    outcome: Outcome,
+    settings: DoubtSettings | None,
+) -> Row:
+    width, height = _size(row)
+    truth = truth_in(row, classes)
+    places = [i for i, c in enumerate(row[TRUTH]["detections"]) if not unconfirmed(c)]
+    drawn = [row[TRUTH]["detections"][i] for i in places]
+    every = found.detections(classes)
+    shown = np.flatnonzero(found.shown)
+    detections = every.select(shown)
+    judged = judge(detections, truth, exhaustive)
+    doubted = doubts(every, truth, sorted(exhaustive), settings)
+    cells = [_predicted(found, i, width, height) for i in shown]
+    for row_of, kind, partner, iou in zip(cells, judged.detections, judged.partner, judged.iou, strict=True):
+        met = drawn[partner] if partner >= 0 else None
+        right = kind is Kind.RIGHT
+        row_of |= {"error": str(kind), KEY: "" if kind is Kind.IGNORED else "tp" if right else "fp"}
+        row_of |= {f"{KEY}_id": str(met["_id"]) if met and right else "", "meets": met["label"] if met else ""}
+        row_of[f"{KEY}_iou"] = float(iou) if met else None
+        outcome.kinds[str(kind)] += 1
+        if kind is Kind.WRONG_CLASS and met:
+            outcome.confusions[met["label"], row_of["label"]] += 1
+    for i, place in enumerate(shown):
+        cells[i]["doubt"] = round(float(doubted.missing[place]), 4)
+    changes = _truth_changes(places, drawn, judged, cells, doubted, truth)
+    _count(outcome, judged, drawn, cells, detections, truth)
+    false = sum(kind in FALSE for kind in judged.detections)
+    missed = sum(kind is Kind.MISSED for kind in judged.annotations)
+    right_ones = sum(kind is Kind.RIGHT for kind in judged.detections)
+    worst = max([*doubted.cells, *doubted.missing], default=0)
+    return changes | {
+        f"{FOUND}.detections": cells,
+        "doubt": round(float(worst), 4),
+        "uncertainty": round(_uncertainty(found), 4),
+        "missed": missed,
+        "false": false,
+        f"{KEY}_tp": right_ones,
+        f"{KEY}_fp": false,
+        f"{KEY}_fn": missed,
+        **{f"quality_{name}": float(value) for name, value in found.quality.items()},
+    }
+
+
+def _unjudged(row: Row) -> Row:
+    """What a field says of which nothing is known: no word of an earlier judgement."""
+    changes: Row = {f"{FOUND}.detections": []}
+    changes |= dict.fromkeys(("doubt", "uncertainty", "missed", "false", f"{KEY}_tp", f"{KEY}_fp", f"{KEY}_fn"))
+    for place, cell in enumerate(row[TRUTH]["detections"]):
+        told = [k for k in ("error", KEY, f"{KEY}_id", f"{KEY}_iou", "doubt", "doubtful", "seen_as") if k in cell]
+        changes |= {f"{TRUTH}.detections.{place}.{key}": None for key in told}
+    return changes
+
+
+def _predicted(found: Found, i: int, width: int, height: int) -> Row:
+    x0, y0, x1, y1 = (float(v) for v in found.boxes[i])
+    mask = found.masks[i] if found.masks else None
+    row = documents.cell(found.names[i], (x0, y0, x1 - x0, y1 - y0), width, height, mask)
+    row["confidence"] = float(found.scores[i])
+    if found.types and (kind := found.types[i]) is not None:
+        row["type"], row["type_score"] = kind, found.type_scores[i]
+        likely = sorted(found.probabilities[i].items(), key=lambda p: -p[1])[:3]
+        row["candidates"] = ", ".join(f"{name} {p:.2f}" for name, p in likely)
+    return row
+
+
+def _truth_changes(
+    places: Sequence[int], drawn: Sequence[Row], judged: Any, cells: Sequence[Row], doubted: Any, truth: Annotations
+) -> Row:
+    met = {int(p): cells[i] for i, p in enumerate(judged.partner) if judged.detections[i] is Kind.RIGHT}
+    changes: Row = {}
+    for j, place in enumerate(places):
+        partner = met.get(j)
+        kind = judged.annotations[j]
+        told = {
+            "error": str(kind),
+            KEY: {Kind.FOUND: "tp", Kind.MISSED: "fn"}.get(kind, ""),
+            f"{KEY}_id": str(partner["_id"]) if partner else "",
+            f"{KEY}_iou": partner[f"{KEY}_iou"] if partner else None,
+            "doubt": round(float(doubted.cells[j]), 4),
+            "doubtful": str(doubted.kinds[j]),
+            "seen_as": doubted.says[j],
+        }
+        changes |= {f"{TRUTH}.detections.{place}.{key}": value for key, value in told.items()}
+    return changes
+
+
+def _count(
+    outcome: Outcome, judged: Any, drawn: Sequence[Row], cells: Sequence[Row], found: Detections, truth: Annotations
+) -> None:
+    """Pairs for FiftyOne's panels: right ones, wrong classes at one place, then what is left on either side."""
+    taken = set()
+    for i, kind in enumerate(judged.detections):
+        if kind is Kind.IGNORED:
+            continue
+        partner = int(judged.partner[i])
+        pair = partner >= 0 and partner not in taken and kind in (Kind.RIGHT, Kind.WRONG_CLASS)
+        if pair and kind is Kind.WRONG_CLASS and judged.annotations[partner] is not Kind.MISSED:
+            pair = False
+        met = drawn[partner] if pair else None
+        if pair:
+            taken.add(partner)
+        label, iou = (met["label"], float(judged.iou[i])) if met else (None, None)
+        ids = (str(met["_id"]) if met else None, str(cells[i]["_id"]))
+        outcome.matches.append((label, cells[i]["label"], iou, cells[i]["confidence"], *ids))
+    for j, cell in enumerate(drawn):
+        if truth.crowd[j]:
+            continue
+        outcome.drawn[cell["label"]] += 1
+        if judged.annotations[j] is Kind.MISSED:
+            outcome.kinds[str(Kind.MISSED)] += 1
+        if j not in taken:
+            outcome.matches.append((cell["label"], None, None, None, str(cell["_id"]), None))
+
+
+def _uncertainty(found: Found) -> float:
+    """How unsure the model is of a field, 0 to 1: its three most uncertain cells on average.
+
+    A score is least certain at the middle; a typed cell is as uncertain as its type.
+    """
+    if not len(found):
+        return 0.0
+    unsure = 1 - np.abs(found.scores - _SPREAD) / _SPREAD
+    types = found.type_scores or (None,) * len(found)
+    each = [max(float(u), 1 - t if t is not None else 0.0) for u, t in zip(unsure, types, strict=True)]
+    return float(np.mean(sorted(each)[-3:]))
+
+
+def _features(found: Found, classes: Sequence[str]) -> tuple[float, ...]:
+    """What a field holds, for telling fields apart: cells per class, and their sizes."""
+    shown = found.shown
+    counts = Counter(n for n, s in zip(found.names, shown, strict=True) if s)
+    sides = np.sqrt(np.prod(found.boxes[shown][:, 2:] - found.boxes[shown][:, :2], axis=1)) if shown.any() else [0.0]
+    numbers = [np.log1p(counts[name]) for name in classes]
+    return (*(float(v) for v in numbers), float(np.log1p(np.median(sides))), float(np.log1p(np.ptp(sides))))
