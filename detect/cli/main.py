@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from detect import __version__
-from detect.cli import bundle, data, doctor, evaluate, score, train
+from detect.cli import bundle, data, doctor, evaluate, review, score, train
 from detect.cli.output import error
 from detect.errors import SmearError
 
@@ -24,6 +24,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(review.app, name="review")
 app.command("score")(score.score)
 app.command("doctor")(doctor.doctor)
 

@@ -148,5 +148,15 @@ class Card(Settings):
 
 
 def load_card(given: str | Path) -> Card:
-    """A card by path, or a packaged one by name."""
-    return load(Card, assets.find(given, "datasets", ".yaml"))
+    """A card by path, or a packaged one by name.
+
+    A card whose folder begins with '.', as `smear review pull` writes it, lies with its set: folder and split start
+    from where the card lies.
+    """
+    path = assets.find(given, "datasets", ".yaml")
+    card = load(Card, path)
+    if not card.folder.startswith("."):
+        return card
+    home = path.resolve().parent
+    split = str(home / card.split) if card.split and (home / card.split).is_file() else card.split
+    return card.model_copy(update={"folder": str((home / card.folder).resolve()), "split": split})

@@ -20,8 +20,12 @@ TRUTH, FOUND = "ground_truth", "predictions"
 KEY = "smear"  # of our evaluation: `smear`, `smear_id` and `smear_iou` on cells, `smear_tp` and so on on fields
 _BATCH = 500
 
-# Field of a cell to its type. What an annotator may edit is the label, the box, the mask, tags and the attributes of the snapshot.
-CELL = {"cell": str, "machine": bool, "crowd": bool, "doubt": float, "doubtful": str, "seen_as": str, "size_px": float}
+# Field of a cell to its type. An annotator edits the label, the box, the mask, tags and the snapshot's attributes.
+# `made_as` is what a machine-made cell was when it was made, so that an edit of it is seen.
+CELL = {
+    "cell": str, "machine": bool, "made_as": str, "crowd": bool, "size_px": float,
+    "doubt": float, "doubt_of": str, "seen_as": str,
+}  # fmt: skip
 EVALUATED = {"error": str, KEY: str, f"{KEY}_id": str, f"{KEY}_iou": float}
 PREDICTED = {"type": str, "type_score": float, "candidates": str, "meets": str, "size_px": float, "doubt": float}
 FIELD = {

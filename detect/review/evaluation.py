@@ -1,4 +1,4 @@
-"""Our matches in the form in which FiftyOne's Model Evaluation panel reads them. FiftyOne finds these classes by name."""
+"""Our matches as FiftyOne's Model Evaluation panel reads them. It finds these classes by their names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fiftyone.utils.eval.detection import DetectionEvaluation, DetectionEvaluati
 from detect.errors import ConfigError
 
 
-class SmearEvaluationConfig(DetectionEvaluationConfig):  # type: ignore[misc]
+class SmearEvaluationConfig(DetectionEvaluationConfig):
     """Greedy by score within a class at IoU 0.5, as `evaluate` matches; then wrong classes at one place."""
 
     @property
@@ -18,7 +18,7 @@ class SmearEvaluationConfig(DetectionEvaluationConfig):  # type: ignore[misc]
         return "smear"
 
 
-class SmearEvaluation(DetectionEvaluation):  # type: ignore[misc]
+class SmearEvaluation(DetectionEvaluation):
     """Only a name: matching is done by `judge`, before FiftyOne is asked."""
 
     def evaluate(self, doc: Any, eval_key: str | None = None) -> Any:

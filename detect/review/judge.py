@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detect.evaluate.breakdown import FALSE, Kind, judge
 from detect.review import documents
 from detect.review.database import ReviewError, reached
-from detect.review.documents import FOUND, KEY, TRUTH, Row
-from detect.review.doubt import Doubt, DoubtSettings, doubts
+from detect.review.documents import FOUND, KEY, TRUTH
+from detect.review.doubt import DoubtSettings, doubts
 from detect.review.open import INFO, Progress
 from detect.review.predictions import Found, Predictions
-from detect.review.snapshot import Entry, Snapshot
+from detect.review.snapshot import Entry, Row, Snapshot
 from detect.types import Annotations, ClassMap, Detections
 
 MISSING = "(none)"  # what FiftyOne's panels call the other side of a cell that met nothing
@@ -100,7 +101,7 @@ def _changes(
 ) -> Iterator[tuple[Any, Row]]:
     rows, total = documents.read(dataset, [TRUTH, "slide", "group"]), dataset.count()
     while few := list(islice(rows, _FEW)):
-        entries = [_entry(row) for row in few]
+        entries = [entry_of_row(row) for row in few]
         for row, found in zip(few, predictions.of(entries), strict=True):
             if found is None:
                 yield row["_id"], _unjudged(row)
@@ -115,22 +116,28 @@ def _changes(
             progress(len(few), total)
 
 
-def _entry(row: Row) -> Entry:
+def entry_of_row(row: Row) -> Entry:
+    """What predictions need to know of a document."""
     return Entry(row["field"], row["part"], Path(row["filepath"]), row["slide"], row.get("group"), {}, ())
 
 
-def _size(row: Row) -> tuple[int, int]:
+def size_of(row: Row) -> tuple[int, int]:
+    """Width and height in pixels."""
     return int(row["metadata"]["width"]), int(row["metadata"]["height"])
 
 
 def truth_in(row: Row, classes: ClassMap) -> Annotations:
     """The drawn cells of a document; machine-made ones that nobody confirmed are none."""
-    width, height = _size(row)
+    width, height = size_of(row)
     cells = [c for c in row[TRUTH]["detections"] if not unconfirmed(c)]
-    xywh = np.array([documents.pixels(c, width, height) for c in cells], np.float64).reshape(-1, 4)
-    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     labels = [classes.index(c["label"]) for c in cells]
-    return Annotations.of(boxes, labels, crowd=[bool(c.get("crowd")) for c in cells])
+    return Annotations.of(xyxy_of(cells, width, height), labels, crowd=[bool(c.get("crowd")) for c in cells])
+
+
+def xyxy_of(cells: Sequence[Row], width: int, height: int) -> NDArray[np.float64]:
+    """Boxes of documents, xyxy in pixels."""
+    xywh = np.array([documents.pixels(c, width, height) for c in cells], np.float64).reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
 def unconfirmed(cell: Row) -> bool:
@@ -149,7 +156,7 @@ def _judged(
     outcome: Outcome,
     settings: DoubtSettings | None,
 ) -> Row:
-    width, height = _size(row)
+    width, height = size_of(row)
     truth = truth_in(row, classes)
     places = [i for i, c in enumerate(row[TRUTH]["detections"]) if not unconfirmed(c)]
     drawn = [row[TRUTH]["detections"][i] for i in places]
@@ -158,7 +165,7 @@ def _judged(
     detections = every.select(shown)
     judged = judge(detections, truth, exhaustive)
     doubted = doubts(every, truth, sorted(exhaustive), settings)
-    cells = [_predicted(found, i, width, height) for i in shown]
+    cells = [_predicted(found, int(i), width, height) for i in shown]
     for row_of, kind, partner, iou in zip(cells, judged.detections, judged.partner, judged.iou, strict=True):
         met = drawn[partner] if partner >= 0 else None
         right = kind is Kind.RIGHT
@@ -194,7 +201,7 @@ def _unjudged(row: Row) -> Row:
     changes: Row = {f"{FOUND}.detections": []}
     changes |= dict.fromkeys(("doubt", "uncertainty", "missed", "false", f"{KEY}_tp", f"{KEY}_fp", f"{KEY}_fn"))
     for place, cell in enumerate(row[TRUTH]["detections"]):
-        told = [k for k in ("error", KEY, f"{KEY}_id", f"{KEY}_iou", "doubt", "doubtful", "seen_as") if k in cell]
+        told = [k for k in ("error", KEY, f"{KEY}_id", f"{KEY}_iou", "doubt", "doubt_of", "seen_as") if k in cell]
         changes |= {f"{TRUTH}.detections.{place}.{key}": None for key in told}
     return changes
 
@@ -225,7 +232,7 @@ def _truth_changes(
             f"{KEY}_id": str(partner["_id"]) if partner else "",
             f"{KEY}_iou": partner[f"{KEY}_iou"] if partner else None,
             "doubt": round(float(doubted.cells[j]), 4),
-            "doubtful": str(doubted.kinds[j]),
+            "doubt_of": str(doubted.kinds[j]),
             "seen_as": doubted.says[j],
         }
         changes |= {f"{TRUTH}.detections.{place}.{key}": value for key, value in told.items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from detect import assets
-from detect.data.sources import Parts, images_in, read
+from detect.data.load import with_groups
+from detect.data.sources import Parts, fields_of, images_in, read
 from detect.errors import ConfigError, SmearError
 from detect.formats.labels import load_json
 from detect.formats.tally import Tally
@@ -18,16 +19,13 @@ from detect.review.snapshot import Entry, Snapshot, check_name, open_snapshot, t
 from detect.types import Annotations, ClassMap, Dataset, LabelledField
 
 INFO = "smear"  # key of `dataset.info` that says whose dataset it is, and of what
+UNLABELLED = ("WBC", "RBC", "Platelet")  # classes that pictures without labels begin with
 _SCHEMA = assets.ROOT / "annotations" / "fiftyone-label-schema.json"
 Progress = Callable[[int, int], None]
 
 
-def read_source(source: str, tally: Tally, images: Path | None, classes: Sequence[str]) -> Parts:
-    """A labelled set, or a folder of pictures without labels, to be drawn from nothing.
-
-    Args:
-        classes: of pictures without labels.
-    """
+def read_source(source: str, tally: Tally, images: Path | None) -> Parts:
+    """A labelled set, or a folder of pictures without labels, to be drawn from nothing."""
     try:
         return read(source, tally, images=images)
     except SmearError:
@@ -36,11 +34,9 @@ def read_source(source: str, tally: Tally, images: Path | None, classes: Sequenc
             raise
         if any(p.suffix.lower() in {".json", ".xml", ".txt", ".csv", ".geojson"} for p in folder.rglob("*")):
             raise  # there are labels, and the reader said what is wrong with them
-    from detect.data.sources import fields_of
-
     nothing = Annotations.of([], [])
     fields = tuple(LabelledField(f, nothing) for f in fields_of(pictures, folder, tally))
-    return {"all": Dataset(folder.name, folder, ClassMap(tuple(classes)), fields, frozenset())}
+    return {"all": Dataset(folder.name, folder, ClassMap(UNLABELLED), fields, frozenset())}
 
 
 def name_of(snapshot: str, annotator: str) -> str:
@@ -139,11 +135,26 @@ def reviews() -> list[str]:
 
 
 def snapshot_of(
-    source: str, tally: Tally, *, name: str | None = None, images: Path | None = None, classes: Sequence[str] = ()
+    source: str, tally: Tally, *, name: str | None = None, images: Path | None = None, copies: bool = False
 ) -> Snapshot:
-    """The snapshot of a source, named after it unless told otherwise."""
-    parts = read_source(source, tally, images, classes)
+    """The snapshot of a source, named after it unless told otherwise.
+
+    Args:
+        copies: look for near duplicates, and make them groups, where the source tells of no groups.
+    """
+    parts = read_source(source, tally, images)
     chosen = name or next(iter(parts.values())).name or Path(source).stem
     if not chosen:
         raise ConfigError(f"no name for a snapshot of {source}", remedy="give one with --name")
+    if copies:
+        parts = _grouped(parts)
     return take(chosen.replace(" ", "-").replace("/", "-"), parts, source, tally)
+
+
+def _grouped(parts: Parts) -> Parts:
+    from detect.data.copies import groups
+
+    fields = [f.field for dataset in parts.values() for f in dataset.fields]
+    numbers = groups([f.path for f in fields])
+    of = {f.id: fields[n].id for f, n in zip(fields, numbers, strict=True)}
+    return {part: with_groups(dataset, of) for part, dataset in parts.items()}

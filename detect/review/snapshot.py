@@ -34,7 +34,7 @@ _MIXED = "mixed"
 # Names that FiftyOne, or we, give to other things.
 _TAKEN = {
     "id", "label", "bounding_box", "mask", "mask_path", "confidence", "index", "tags", "attributes", "instance", "cell",
-    "machine", "crowd", "doubt", "doubtful", "seen_as", "size_px", "error", "smear", "smear_id", "smear_iou",
+    "machine", "made_as", "crowd", "doubt", "doubt_of", "seen_as", "size_px", "error", "smear", "smear_id", "smear_iou",
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -137,6 +137,7 @@ def take(name: str, parts: Parts, source: str, tally: Tally) -> Snapshot:
     partial.mkdir(parents=True)
     digest, counts = hashlib.sha256(), {"fields": 0, "cells": 0}
     said: dict[str, str] = {a.name: "bool" if a.kind == "flag" else "str" for a in taxonomy().attributes}
+    highest = dict.fromkeys(parts, 0)
     with (partial / "fields.jsonl").open("w", encoding="utf-8") as file:
         for entry in _entries(parts):
             line = line_of(entry)
@@ -144,6 +145,7 @@ def take(name: str, parts: Parts, source: str, tally: Tally) -> Snapshot:
             file.write(line)
             counts["fields"] += 1
             counts["cells"] += len(entry.cells)
+            highest[entry.part] = max([highest[entry.part], *(cell["id"] for cell in entry.cells)])
             for cell in entry.cells:
                 _note(cell.get("attributes"), said)
     if (folder / "snapshot.yaml").is_file():
@@ -168,7 +170,11 @@ def take(name: str, parts: Parts, source: str, tally: Tally) -> Snapshot:
         "attributes": {name: kind for name, kind in said.items() if kind != _MIXED},
         "problems": tally.counts(),
         "parts": {
-            part: {"categories": coco.categories_of(dataset), "rest": coco.rest_of(dataset)}
+            part: {
+                "categories": coco.categories_of(dataset),
+                "rest": coco.rest_of(dataset),
+                "highest_id": highest[part],
+            }
             for part, dataset in parts.items()
         },
     }

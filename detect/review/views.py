@@ -83,7 +83,7 @@ def _of_predictions(dataset: Any, outcome: Outcome) -> Views:
             "the model contradicts the label, its place, or that there is a cell",
         ),
         "probably not drawn": cells(FOUND, F("doubt") >= DOUBTFUL, "doubt", "the model sees a cell that nobody drew"),
-        "drawn twice": cells(TRUTH, F("doubtful") == str(Doubt.TWICE), "doubt", "two boxes around one cell"),
+        "drawn twice": cells(TRUTH, F("doubt_of") == str(Doubt.TWICE), "doubt", "two boxes around one cell"),
         "what to label next": (
             dataset.match(F("label_next") != None).sort_by("label_next"),  # noqa: E711
             "fields the model is unsure of, unlike each other",
