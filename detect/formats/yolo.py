@@ -25,7 +25,7 @@ from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, R
 
 NOT_LABELS = {"classes.txt", "labels.txt", "notes.txt", "readme.txt"}
 ORDER = "class names in another order"  # of two lists in one set: one of them calls every cell by a wrong name
-SAID = "yolo"  # key of what a cell's line said, where we would write it otherwise: more decimals, or over the border
+SAID = "yolo"  # key of what a cell's line said, where we would write it otherwise, here or by way of COCO
 _SAME = 2e-3  # pixels
 _EDGE = 1e-3  # fractions of a field: rounding in published files oversteps the border by this much
 
@@ -205,7 +205,7 @@ def _read_file(path: Path, field: Field, names: Mapping[int, str], labels: Label
             lines.append(line)
     boxes = np.array([line.box for line in lines], np.float32).reshape(-1, 4)
     boxes = geometry.clip(boxes, field.width, field.height)
-    ours = _coordinates(boxes, field)
+    ours = _coordinates(_to_thousandths(boxes), field)
     return Annotations.of(
         boxes,
         [line.label for line in lines],
@@ -269,6 +269,11 @@ def _parse(
 def _coordinates(boxes: NDArray[np.float32], field: Field) -> list[str]:
     """Boxes as a line of YOLO has them, without the class."""
     return [" ".join(f"{v:.6f}" for v in c) for c in geometry.to_centers(boxes, field.width, field.height)]
+
+
+def _to_thousandths(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Boxes as they come back from a COCO file of ours, so that lines survive that way too."""
+    return geometry.from_xywh(np.round(geometry.to_xywh(boxes), 3))
 
 
 def lines_for(labelled: LabelledField) -> list[str]:

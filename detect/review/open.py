@@ -10,7 +10,7 @@ from typing import Any
 from detect import assets
 from detect.data.load import with_groups
 from detect.data.sources import Parts, fields_of, images_in, read
-from detect.errors import ConfigError, SmearError
+from detect.errors import SmearError
 from detect.formats.labels import load_json
 from detect.formats.tally import Tally
 from detect.review import documents
@@ -99,6 +99,7 @@ def _label_schema(dataset: Any, snapshot: Snapshot) -> None:
     schema = load_json(_SCHEMA, "install again")[documents.TRUTH]
     schema["classes"] = list(dict.fromkeys([*snapshot.classes, *schema["classes"]]))
     dataset.update_label_schema(documents.TRUTH, schema, allow_new_attrs=True)
+    dataset.active_label_schemas = [documents.TRUTH]  # or the App would not let anyone draw
 
 
 def _check(dataset: Any, snapshot: Snapshot) -> None:
@@ -143,9 +144,10 @@ def snapshot_of(
         copies: look for near duplicates, and make them groups, where the source tells of no groups.
     """
     parts = read_source(source, tally, images)
-    chosen = name or next(iter(parts.values())).name or Path(source).stem
-    if not chosen:
-        raise ConfigError(f"no name for a snapshot of {source}", remedy="give one with --name")
+    place = Path(source)
+    # A card names its set; the file of some labels is called `annotations.json` too often to name anything.
+    of_source = place.resolve().name if place.is_dir() else next(iter(parts.values())).name
+    chosen = name or of_source
     if copies:
         parts = _grouped(parts)
     return take(chosen.replace(" ", "-").replace("/", "-"), parts, source, tally)

@@ -162,8 +162,9 @@ def _workspace(judged: bool) -> Any:
     panels = [fo.Panel(type="model_evaluation_panel_builtin"), histograms] if judged else [histograms]
     return fo.Space(
         children=[
-            fo.Space(children=[samples]),
+            fo.Space(children=[samples], active_child=samples.component_id),
             fo.Space(children=panels, active_child=panels[0].component_id),
         ],
+        sizes=[0.6, 0.4],
         orientation="horizontal",
     )
