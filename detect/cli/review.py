@@ -49,11 +49,13 @@ def open_(
     from detect.errors import ConfigError
     from detect.formats.tally import Tally
     from detect.review import judge, views
+    from detect.review.database import fiftyone
     from detect.review.open import create, snapshot_of
     from detect.review.prelabel import prelabel as add
 
     if prelabel and predictions is None:
         raise ConfigError("--prelabel has nothing to label with", remedy="name a bundle or a run with --predictions")
+    fiftyone()  # nothing is written where it is missing
     tally = Tally()
     snapshot = snapshot_of(data, tally, name=name, images=images, copies=copies)
     print_tally(tally)

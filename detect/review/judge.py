@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.evaluate.breakdown import FALSE, Kind, judge
+from detect.evaluate.matching import match
 from detect.review import documents
 from detect.review.database import ReviewError, reached
 from detect.review.documents import FOUND, KEY, TRUTH
@@ -28,6 +29,7 @@ from detect.types import Annotations, ClassMap, Detections
 
 MISSING = "(none)"  # what FiftyOne's panels call the other side of a cell that met nothing
 _FEW = 64
+_POINTS = 100  # of a curve
 _SPREAD = 0.5  # a score this far from both ends is as uncertain as can be
 
 
@@ -39,7 +41,8 @@ class Outcome:
         matches: (drawn, found, IoU, score, id drawn, id found) of every cell, None where there is no other side.
         kinds: how many of each kind of error. confusions: (drawn, found) of every wrong class.
         fields_met: of which there are predictions.
-        drawn: cells per class. described: per field, how uncertain it is and what it holds.
+        drawn: cells per class. scores: per class, score and whether right of every detection, down to low scores.
+        described: per field, how uncertain it is and what it holds.
     """
 
     matches: list[tuple[Any, ...]] = field(default_factory=list)
@@ -48,6 +51,21 @@ class Outcome:
     drawn: Counter[str] = field(default_factory=Counter)
     fields_met: int = 0
     described: list[tuple[Any, float, tuple[float, ...]]] = field(default_factory=list)
+    scores: dict[str, list[tuple[float, bool]]] = field(default_factory=dict)
+
+    def curves(self) -> dict[str, list[list[float]]]:
+        """Per class [recall, precision, score], at most `_POINTS` of each, from the surest detection on."""
+        out = {}
+        for name, pairs in sorted(self.scores.items()):
+            if not self.drawn[name]:
+                continue
+            pairs.sort(reverse=True)
+            right = np.cumsum([hit for _, hit in pairs])
+            places = np.unique(np.linspace(0, len(pairs) - 1, _POINTS).astype(int))
+            out[name] = [
+                [float(right[i] / self.drawn[name]), float(right[i] / (i + 1)), pairs[i][0]] for i in places.tolist()
+            ]
+        return out
 
 
 def judge_all(
@@ -79,7 +97,8 @@ def judge_all(
 
         for name in sorted(qualities):
             dataset.add_sample_field(name, fo.FloatField)
-        dataset.info[INFO] = {**dataset.info[INFO], "predictions": predictions.name}
+        told = {"predictions": predictions.name, "curves": outcome.curves()}
+        dataset.info[INFO] = {**dataset.info[INFO], **told}
         dataset.save()
     return outcome
 
@@ -164,6 +183,10 @@ def _judged(
     shown = np.flatnonzero(found.shown)
     detections = every.select(shown)
     judged = judge(detections, truth, exhaustive)
+    everything = match(every, truth)
+    for name, score, met, crowd in zip(found.names, found.scores, everything.truth_of, everything.ignored, strict=True):
+        if not crowd and name in exhaustive:
+            outcome.scores.setdefault(name, []).append((round(float(score), 4), bool(met >= 0)))
     doubted = doubts(every, truth, sorted(exhaustive), settings)
     cells = [_predicted(found, int(i), width, height) for i in shown]
     for row_of, kind, partner, iou in zip(cells, judged.detections, judged.partner, judged.iou, strict=True):

@@ -159,7 +159,8 @@ def _workspace(judged: bool) -> Any:
 
     samples = fo.Panel(type="Samples", pinned=True)
     histograms = fo.Panel(type="Histograms", state={"plot": "Labels"})
-    panels = [fo.Panel(type="model_evaluation_panel_builtin"), histograms] if judged else [histograms]
+    curves = fo.Panel(type="smear_precision_recall")
+    panels = [fo.Panel(type="model_evaluation_panel_builtin"), curves, histograms] if judged else [histograms]
     return fo.Space(
         children=[
             fo.Space(children=[samples], active_child=samples.component_id),

@@ -116,6 +116,19 @@ def test_two_evaluations_are_compared(tiny: Tiny, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "compare.md").is_file()
 
 
+def test_bundles_are_measured_and_compared_in_one_command(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMEAR_DATA", str(tiny.home.parent))
+    fixed = ("--data", tiny.card, "--split", "test", "--out", tmp_path / "out", "--bootstrap", 20)
+    answer = inside("evaluate", "compare", "cells-yolov8n", "classical", *fixed)
+    assert answer.code == 0, answer.err
+    for name in ("cells-yolov8n", "classical"):
+        assert (tmp_path / "out" / name / "metrics.json").is_file()
+    said = json.loads((tmp_path / "out" / "compare.json").read_text("utf-8"))["comparison"]["figures"]
+    assert said["mAP50"]["a"] > said["mAP50"]["b"]
+
+
 def test_evaluations_of_other_parts_are_not_compared(tiny: Tiny, tmp_path: Path) -> None:
     for part in ("dev", "test"):
         assert evaluate(tiny, "cells-yolov8n", tmp_path / part, "--split", part).code == 0
