@@ -166,6 +166,33 @@ def _short(row: dict[str, object] | None) -> str:
     return "-" if row is None else f"{row['label']} {row['bbox']}"
 
 
+@app.command()
+def send(
+    name: Name,
+    backend: Annotated[str, typer.Option("--to", help="cvat or labelstudio, or another back end of FiftyOne's.")],
+    view: Annotated[str | None, typer.Option("--view", help="Only the fields of a saved view.")] = None,
+) -> None:
+    """Send drawn cells to CVAT or Label Studio under our label configuration, through FiftyOne's back ends."""
+    from detect.review.backends import send as run
+
+    key, fields = run(name, backend, view=view)
+    console.print(f"{fields} fields sent to {backend} as job {key}")
+    console.print(f"next, when they are edited: smear review fetch {name} --job {key}")
+
+
+@app.command()
+def fetch(
+    name: Name,
+    job: Annotated[str | None, typer.Option("--job", help="As 'send' named it; the last one by default.")] = None,
+) -> None:
+    """Bring the labels of a sent job back into the review; 'pull' then finds what was edited."""
+    from detect.review.backends import fetch as run
+
+    key, cells = run(name, job)
+    console.print(f"job {key} fetched: {cells} cells in {name}")
+    console.print(f"next: smear review pull {name} --out FOLDER")
+
+
 @app.command("list")
 def list_() -> None:
     """Reviews and snapshots that there are."""

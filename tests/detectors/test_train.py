@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from detect.config import load
 from detect.data.cards import load_card
 from detect.data.splits import EXCLUDED, read_split
 from detect.detectors import train as train_module
-from detect.detectors.base import DetectorSettings
+from detect.detectors.base import DetectorSettings, TrainingJob
 from detect.detectors.train import Source, gather
 from detect.formats.tally import Tally
 from tests.cli.command import Answer, inside, smear
@@ -349,3 +350,24 @@ def test_each_set_is_left_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (out / "one" / "run" / WEIGHTS).stat().st_mtime_ns,
         (out / "two" / "run" / WEIGHTS).stat().st_mtime_ns,
     )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file data/1")],
+    ids=["system", "torch"],
+)
+def test_a_full_disk_is_named(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    from detect.detectors import ultralytics
+
+    def full(job: TrainingJob) -> None:
+        raise error
+
+    monkeypatch.setattr(ultralytics, "train", full)
+    answer = train(tiny, tiny.config, tmp_path / "run")
+    assert answer.code == 2
+    assert "the disk is full" in answer.err
+    assert "--resume" in answer.err
+    assert str(tmp_path / "run") in answer.err

@@ -324,3 +324,47 @@ def test_the_pulled_set_trains(tiny: Tiny, tmp_path: Path) -> None:
     record = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert record["data"] == ["trains-train"]
     assert record["fields"] == {"train": 8, "dev": 2}
+
+
+def test_a_job_sent_away_and_fetched_is_an_edit_like_any_other(source: Path, tmp_path: Path) -> None:
+    from tests.review import fake_backend
+
+    fo.annotation_config.backends["fake"] = {"config_cls": "tests.review.fake_backend.FakeBackendConfig"}
+    dataset = opened(source, "away")
+    answer = inside("review", "send", "set-away", "--to", "fake")
+    assert answer.code == 0, answer.err[-3000:]
+    schema = fake_backend.SENT["schema"]["ground_truth"]
+    assert schema["classes"][:3] == ["WBC", "RBC", "Platelet"]
+    assert "Myeloblast" in schema["classes"]
+    assert schema["attributes"]["auer_rods"]["type"] == "checkbox"
+    seen: list[tuple[int, str]] = []
+
+    def edit(labels: dict[str, dict[str, Any]]) -> None:
+        cells = [(sample, identity, d) for sample, of in labels.items() for identity, d in of.items()]
+        _, _, renamed = cells[3]
+        renamed.label = "Basophil"
+        seen.append((int(renamed.cell), "label"))
+        sample, identity, gone = cells[7]
+        del labels[sample][identity]
+        seen.append((int(gone.cell), "deleted"))
+
+    fake_backend.EDIT.append(edit)
+    answer = inside("review", "fetch", "set-away")
+    assert answer.code == 0, answer.err[-3000:]
+    pulled("set-away", tmp_path / "out")
+    log = changes_of(tmp_path / "out")
+    assert sorted((c["cell"], *c["what"]) for c in log) == sorted(seen)
+    assert dataset.count("ground_truth.detections.cell") == dataset.count("ground_truth.detections")
+
+
+def test_a_back_end_that_cannot_be_had_is_named(source: Path) -> None:
+    opened(source, "alone")
+    answer = inside("review", "send", "set-alone", "--to", "paper")
+    assert answer.code == 2
+    assert "no back end 'paper'" in answer.err
+    answer = inside("review", "fetch", "set-alone")
+    assert answer.code == 2
+    assert "no job" in answer.err
+    answer = inside("review", "send", "set-alone", "--to", "cvat", "--view", "no such view")
+    assert answer.code == 2
+    assert "no saved view" in answer.err
