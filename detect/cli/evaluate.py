@@ -201,7 +201,8 @@ def compare(
 
         asked = Asked(part, split_file, rounds=rounds, seed=seed)
         with fields_bar() as progress:
-            one, two = (measured(given, load_card(data), out, asked, progress=progress) for given in (a, b))
+            card, sides = load_card(data), ((a, out / "a"), (b, out / "b"))
+            one, two = (measured(given, card, folder, asked, progress=progress) for given, folder in sides)
     task = task_of(one)
     if task_of(two) != task:
         what = f"an evaluation of a {task_of(two)}, but {one} is one of a {task}"

@@ -66,7 +66,7 @@ def open_(
         found = _predictions(predictions, snapshot.classes, classifier)
         if prelabel:
             with fields_bar() as progress:
-                made = add(dataset, found, progress)
+                made = add(dataset, found, snapshot.attributes, progress)
             console.print(f"{made} machine-made cells added: tag those that are right 'confirmed'")
         with fields_bar() as progress:
             outcome = judge.judge_all(dataset, snapshot, found, progress=progress)
@@ -143,6 +143,8 @@ def diff(
     from detect.review import changes
 
     one, two = changes.open_version(a), changes.open_version(b)
+    if one.snapshot != two.snapshot:
+        console.print("made from different snapshots: whether they contradict each other is not known")
     found = changes.differences(one, two)
     clashes = changes.conflicts(one, two) if one.snapshot == two.snapshot else []
     agreed = changes.agreement(one, two)

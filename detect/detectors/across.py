@@ -84,6 +84,7 @@ def leave_one_out(
     legs = []
     for card in cards:
         here = out / card.name
+        _same_settings(here / "run" / "run.yaml", config)
         if not (here / "evaluation" / METRICS).is_file():
             others = {other.name: name for other, name in zip(cards, data, strict=True) if other is not card}
             splits = _splits(here, everything, sets, card.name, [*others], seed)
@@ -92,6 +93,13 @@ def leave_one_out(
     (out / f"{NAME}.json").write_text(plain_json({"config": config, "seed": seed, "legs": legs}), "utf-8")
     (out / f"{NAME}.md").write_text(_markdown(config, legs), "utf-8")
     return legs
+
+
+def _same_settings(record: Path, config: str) -> None:
+    """A leg that was trained by another configuration must not stand in one table with the rest."""
+    if record.is_file() and (told := load_yaml(record)["config"]) != Path(config).with_suffix(".yaml").name:
+        what = f"this leg was trained as {told}, not as {config}"
+        raise ConfigError(what, where=str(record), remedy="go on with that configuration, or name another folder")
 
 
 def _splits(

@@ -276,14 +276,22 @@ def _to_thousandths(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     return geometry.from_xywh(np.round(geometry.to_xywh(boxes), 3))
 
 
+def _four(said: str) -> list[float] | None:
+    try:
+        values = [float(v) for v in said.split()]
+    except ValueError:
+        return None
+    return values if len(values) == 4 and all(map(math.isfinite, values)) else None
+
+
 def lines_for(labelled: LabelledField) -> list[str]:
     """The lines of a field's label file. A box that is still where its source wrote it is written as there."""
     field, cells = labelled.field, labelled.annotations
     out = []
     for i, ours in enumerate(_coordinates(cells.boxes, field)):
         said = cells.extra[i].get(SAID)
-        if isinstance(said, str) and said != ours:
-            box = geometry.from_centers(np.array(said.split(), np.float64), field.width, field.height)
+        if isinstance(said, str) and said != ours and (told := _four(said)) is not None:
+            box = geometry.from_centers(np.array(told), field.width, field.height)
             same = np.abs(geometry.clip(box, field.width, field.height)[0] - cells.boxes[i]).max() <= _SAME
             ours = said if same else ours
         out.append(f"{cells.labels[i]} {ours}")
@@ -315,13 +323,13 @@ def write(dataset: Dataset, out: Path, parts: Mapping[str, Sequence[LabelledFiel
     return write_data_yaml(out, [*parts], dataset.classes.names)
 
 
-def write_data_yaml(out: Path, parts: Sequence[str], names: Sequence[str]) -> Path:
-    """`data.yaml` of a folder with `images/<part>` and `labels/<part>`; its path."""
+def write_data_yaml(out: Path, parts: Sequence[str], names: Sequence[str], *, home: Path | None = None) -> Path:
+    """`data.yaml` of a folder with `images/<part>` and `labels/<part>`; its path. home: where the folder will lie."""
     places: dict[str, list[str]] = {"train": [], "val": []}  # ultralytics wants both keys; an empty one is nothing
     for part in parts:
         role = {"valid": "val"}.get(part, part if part in ("train", "val", "test") else "train")
         places.setdefault(role, []).append(f"images/{part}")
-    data: dict[str, object] = {"path": str(out.resolve())}
+    data: dict[str, object] = {"path": str(home or out.resolve())}
     data |= {role: folders[0] if len(folders) == 1 else folders or None for role, folders in places.items()}
     data["names"] = dict(enumerate(names))
     path = out / "data.yaml"
@@ -330,7 +338,14 @@ def write_data_yaml(out: Path, parts: Sequence[str], names: Sequence[str]) -> Pa
 
 
 def link(source: Path, target: Path) -> None:
-    """A symbolic link where the system allows one, else a copy."""
+    """A symbolic link where the system allows one, else a copy.
+
+    Raises:
+        FormatError: the target is the picture itself, which a link would replace.
+    """
+    if target.resolve() == source.resolve() and not target.is_symlink():
+        what = "a link in the place of the picture itself"
+        raise FormatError(what, where=str(source), remedy="write into another folder, or give pictures relative names")
     target.unlink(missing_ok=True)
     try:
         target.symlink_to(source.resolve())

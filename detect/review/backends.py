@@ -6,16 +6,18 @@ Where the server is and who one is there, FiftyOne reads from `FIFTYONE_CVAT_URL
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from detect.errors import ConfigError, MissingExtraError
+from detect.review import documents
 from detect.review.database import ReviewError, reached
 from detect.review.documents import TRUTH
 from detect.review.open import open_dataset
 
 _PREFIX = "smear_"
+_ROUNDING = 1.01  # pixels: a corner rounded to whole pixels, on either side of a box
 
 
 def send(name: str, backend: str, *, view: str | None = None) -> tuple[str, int]:
@@ -58,9 +60,41 @@ def fetch(name: str, key: str | None = None) -> tuple[str, int]:
                 f"no job '{key or ''}' of '{name}'", remedy=f"there are: {', '.join(jobs) or 'none'}; see 'review send'"
             )
         backend = dataset.get_annotation_info(chosen).config.name
+        before = {c["_id"]: (c, size) for c, size in _cells(dataset)}
         with _told(backend):
             dataset.load_annotations(chosen, unexpected="keep", cleanup=False)
+        _restore(dataset, before)
         return chosen, int(dataset.count(f"{TRUTH}.detections"))
+
+
+def _cells(dataset: Any) -> Iterator[tuple[Any, tuple[int, int]]]:
+    for row in dataset._sample_collection.find({}, {TRUTH: 1, "metadata": 1}):
+        size = (int(row["metadata"]["width"]), int(row["metadata"]["height"]))
+        yield from ((cell, size) for cell in documents.cells_of(row))
+
+
+def _restore(dataset: Any, before: Mapping[Any, tuple[Any, tuple[int, int]]]) -> None:
+    """Give cells that nobody moved their exact boxes and masks again.
+
+    Back ends round corners to whole pixels and send boxes back without their masks; either would look like an edit.
+    """
+    from pymongo import UpdateOne
+
+    changes = []
+    for row in dataset._sample_collection.find({}, {TRUTH: 1}):
+        for place, cell in enumerate(documents.cells_of(row)):
+            was, size = before.get(cell["_id"], (None, (0, 0)))
+            if was is None:
+                continue
+            pixels = zip(documents.pixels(cell, *size), documents.pixels(was, *size), strict=True)
+            if max(abs(a - b) for a, b in pixels) > _ROUNDING:
+                continue
+            told = {k: was[k] for k in ("bounding_box", "mask") if k in was and cell.get(k) != was[k]}
+            if told:
+                values = {f"{TRUTH}.detections.{place}.{k}": v for k, v in told.items()}
+                changes.append(UpdateOne({"_id": row["_id"]}, {"$set": values}))
+    if changes:
+        dataset._sample_collection.bulk_write(changes)
 
 
 def _fields(dataset: Any, view: str | None) -> Any:

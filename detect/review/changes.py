@@ -16,7 +16,7 @@ import numpy as np
 from detect import geometry
 from detect.config import load_yaml
 from detect.evaluate.intervals import Interval, intervals, plain_json
-from detect.formats.labels import load_json
+from detect.formats.labels import load_json, stem_of
 from detect.review.database import ReviewError
 from detect.review.pull import ABOUT, CHANGES
 from detect.review.snapshot import Row, Snapshot, open_snapshot
@@ -89,9 +89,12 @@ def open_version(given: str) -> Version:
         about = load_yaml(folder / ABOUT)
         cells: dict[tuple[str, int], Row] = {}
         fields: set[str] = set()
+        labels: dict[str, dict[Any, str]] = {}
+        part_of = {stem_of(f"{part}.x"): part for part in about["parts"]}
         for path in sorted((folder / "annotations").glob("*.json")):
             told = load_json(path, "pull again")
             names = {c["id"]: str(c["name"]) for c in told["categories"]}
+            labels[part_of[path.stem]] = names
             images = {image["id"]: str(image["file_name"]) for image in told["images"]}
             fields.update(images.values())
             for row in told["annotations"]:
@@ -99,6 +102,9 @@ def open_version(given: str) -> Version:
         changes = {}
         for line in (folder / CHANGES).read_text("utf-8").splitlines():
             change = json.loads(line)
+            for row in (change["before"], change["after"]):  # new classes have ids of each version's own
+                if row is not None and "category_id" in row:
+                    row["label"] = labels[change["part"]][row["category_id"]]
             changes[change["field"], change["cell"]] = change
         return Version(str(about["review"]), str(about["snapshot_hash"]), frozenset(fields), cells, changes)
     if folder.is_dir():
@@ -121,12 +127,15 @@ def _of_snapshot(snapshot: Snapshot) -> Version:
 def differences(a: Version, b: Version) -> list[Difference]:
     """Cells that are not the same in both, by field and id. Ids of added cells are each version's own."""
     out = []
-    for key in sorted({*a.cells, *b.cells}):
-        one, two = a.cells.get(key), b.cells.get(key)
+    for field, x, y in _pairs(a, b):
+        one = a.cells[field, x] if x is not None else None
+        two = b.cells[field, y] if y is not None else None
         what = ("only in b",) if one is None else ("only in a",) if two is None else _aspects(one, two)
         if what:
-            out.append(Difference(*key, what, one, two))
-    return out
+            out.append(Difference(field, x if x is not None else y or 0, what, one, two))
+    out += [Difference(f, i, ("field removed",), a.cells[f, i], None) for f, i in a.cells if f not in b.fields]
+    out += [Difference(f, i, ("field removed",), None, b.cells[f, i]) for f, i in b.cells if f not in a.fields]
+    return sorted(out, key=lambda d: (d.field, d.cell))
 
 
 def _aspects(one: Row, two: Row) -> tuple[str, ...]:
@@ -183,8 +192,7 @@ def _on_cell(key: tuple[str, int | None], one: Row, two: Row) -> Iterator[Confli
 
 
 def _value(aspect: str, row: Row) -> Any:
-    key = {"label": "category_id", "box": "bbox", "mask": "segmentation"}.get(aspect, aspect)
-    return row.get("label", row.get(key)) if aspect == "label" else row.get(key)
+    return row.get({"box": "bbox", "mask": "segmentation"}.get(aspect, aspect))
 
 
 def _on_new(a: Version, b: Version) -> Iterator[Conflict]:
@@ -263,8 +271,9 @@ def _agreement(
     groups = sorted({f for *_, f in both})
     table = np.zeros((len(groups), len(names), len(names)))
     overlap = np.zeros(len(groups))
+    place = {f: i for i, f in enumerate(groups)}
     for x, y, f in both:
-        at = groups.index(f) if len(groups) < 100 else int(np.searchsorted(groups, f))
+        at = place[f]
         table[at, names.index(x["label"]), names.index(y["label"])] += 1
         overlap[at] += _iou(x["bbox"], y["bbox"])
 

@@ -1,28 +1,35 @@
 """Fields and cells as the documents that FiftyOne keeps. The only file that knows how these look.
 
 Documents are written and read as they are: FiftyOne's own `Sample` and `Detection` objects cost 30 ms a field of fifty
-cells, these 0.3 ms. `tests/review/test_documents.py` holds them equal to what FiftyOne itself writes.
+cells, these 0.3 ms. `tests/review/test_round_trip.py` holds them equal to what FiftyOne itself writes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import random
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
+from detect.review.database import ReviewError
 from detect.review.snapshot import Entry, Row
 
 TRUTH, FOUND = "ground_truth", "predictions"
 KEY = "smear"  # of our evaluation: `smear`, `smear_id` and `smear_iou` on cells, `smear_tp` and so on on fields
 _BATCH = 500
+_TRIES = 10  # of writing to a field that somebody edits
+EMPTY = (None, False, "")  # what an attribute says that nobody set
+CONFIRMED = "confirmed"  # the tag by which a person takes over what a machine made
+T = TypeVar("T")
 
 # Field of a cell to its type. An annotator edits the label, the box, the mask, tags and the snapshot's attributes.
 # `made_as` is what a machine-made cell was when it was made, so that an edit of it is seen.
@@ -34,6 +41,7 @@ EVALUATED = {"error": str, KEY: str, f"{KEY}_id": str, f"{KEY}_iou": float}
 PREDICTED = {"type": str, "type_score": float, "candidates": str, "meets": str, "size_px": float, "doubt": float}
 FIELD = {
     "field": str, "part": str, "slide": str, "group": str, "doubt": float, "uncertainty": float, "label_next": int,
+    "scale_px": float, "prelabelled": str,
     "missed": int, "false": int, f"{KEY}_tp": int, f"{KEY}_fp": int, f"{KEY}_fn": int,
 }  # fmt: skip
 
@@ -60,7 +68,7 @@ def sample(dataset: Any, entry: Entry, cells: list[Row]) -> Row:
     return {
         "_id": ObjectId(),
         "filepath": str(entry.path),
-        "tags": [entry.part],
+        "tags": [entry.part, *(t for t in entry.image.get("tags") or () if isinstance(t, str))],
         "metadata": {"_cls": "ImageMetadata", **size},
         "_media_type": "image",
         "_rand": random.random(),
@@ -136,11 +144,12 @@ def truth_cell(told: Row, label: str, width: int, height: int, attributes: Mappi
     """A drawn cell from its COCO annotation. attributes: those that are shown."""
     row = cell(label, told["bbox"], width, height, runs(told.get("segmentation"), width, height))
     row |= {"cell": str(told["id"]), "machine": False, "crowd": bool(told.get("iscrowd", 0))}
-    row["tags"] = list(told.get("tags", ()))
+    tags = told.get("tags")
+    row["tags"] = [t for t in tags if isinstance(t, str)] if isinstance(tags, list) else []
     said = told.get("attributes")
     for name, value in (said if isinstance(said, dict) else {}).items():
         if name in attributes:  # others stay in the snapshot
-            row[name] = float(value) if attributes[name] is float else value
+            row[name] = attributes[name](value) if value is not None else None
     return row
 
 
@@ -167,11 +176,60 @@ def insert(dataset: Any, made: Iterable[Row]) -> int:
     return count + len(batch)
 
 
-def read(dataset: Any, fields: Sequence[str] | None = None) -> Iterator[Row]:
-    """All documents in the order in which they were written. fields: only these, with what identifies a field."""
-    wanted = dict.fromkeys([*(fields or ()), "field", "part", "filepath", "metadata", "last_modified_at"], 1)
-    cursor = dataset._sample_collection.find({}, wanted if fields else None, batch_size=_BATCH).sort("_id", 1)
-    yield from cursor
+def heads(dataset: Any) -> list[Row]:
+    """What identifies each field, without its cells, in the order in which they were written."""
+    wanted = dict.fromkeys(("field", "part", "filepath", "slide", "group"), 1)
+    return list(dataset._sample_collection.find({}, wanted).sort("_id", 1))
+
+
+def rewrite(dataset: Any, ids: Sequence[Any], make: Callable[[Row], tuple[Row, T]]) -> Iterator[T]:
+    """Set keys of some documents to what `make` says of each, unless somebody edits it meanwhile: then it is asked
+    again with the document as it is now. Yields what else `make` says, once a document.
+
+    The time of the last edit stays as it is: this is no edit.
+    """
+    from pymongo import UpdateOne
+
+    samples = dataset._sample_collection
+    left = list(ids)
+    for _ in range(_TRIES):
+        rows = list(samples.find({"_id": {"$in": left}}))
+        made = {row["_id"]: (row["last_modified_at"], *make(row)) for row in rows}
+        if not made:
+            return
+        samples.bulk_write(
+            [UpdateOne({"_id": i, "last_modified_at": at}, {"$set": values}) for i, (at, values, _) in made.items()],
+            ordered=False,
+        )
+        now = {
+            row["_id"]: row["last_modified_at"] for row in samples.find({"_id": {"$in": left}}, {"last_modified_at": 1})
+        }
+        written = [i for i, (at, *_) in made.items() if now.get(i) == at]
+        yield from (made[i][2] for i in written)
+        left = [i for i in made if i in now and i not in set(written)]
+        if not left:
+            return
+    raise ReviewError(f"{len(left)} fields are edited all the time", remedy="open again once the App is at rest")
+
+
+def cells_of(row: Row) -> list[Row]:
+    """The drawn cells of a document; none where somebody emptied the field."""
+    return list((row.get(TRUTH) or {}).get("detections") or ())
+
+
+def unconfirmed(cell: Row, attributes: Mapping[str, type]) -> bool:
+    """Made by a machine, and neither tagged `confirmed` nor edited by anyone."""
+    if not cell.get("machine") or CONFIRMED in (cell.get("tags") or ()):
+        return False
+    return cell.get("made_as") in (None, as_made(cell, attributes))
+
+
+def as_made(cell: Row, attributes: Mapping[str, type]) -> str:
+    """All of a machine-made cell that a person may edit, as it is now."""
+    said = {k: cell[k] for k in sorted(attributes) if cell.get(k) not in EMPTY}
+    mask = hashlib.sha1(cell["mask"]).hexdigest() if cell.get("mask") else ""
+    box = [round(float(v), 5) for v in cell["bounding_box"]]
+    return json.dumps([cell["label"], box, sorted(cell.get("tags") or ()), said, mask])
 
 
 def update(dataset: Any, changes: Iterable[tuple[Any, Row]]) -> None:

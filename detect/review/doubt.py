@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect import geometry
-from detect.types import Annotations, ClassMap, Detections
+from detect.evaluate.matching import match
+from detect.types import Annotations, Detections
 
 
 class Doubt(StrEnum):
@@ -95,7 +96,7 @@ def doubts(
         kinds.append(kind)
         says.append(name)
     whole = np.array([name in exhaustive for name in found.classes.names], bool)
-    unmet = (owner == -1) & ~claimed
+    unmet = (owner == -1) & ~claimed & ~match(found, truth, s.same_place).ignored
     missing = np.where(whole[found.labels] & unmet, found.scores, 0).astype(np.float32)
     return Doubts(cells, tuple(kinds), tuple(says), _once(found, missing, s))
 
@@ -145,8 +146,3 @@ def _once(found: Detections, missing: NDArray[np.float32], s: DoubtSettings) -> 
         else:
             taken.append(int(i))
     return out
-
-
-def kinds_of(classes: ClassMap) -> tuple[str, ...]:
-    """For label schemas: every kind by name."""
-    return tuple(str(kind) for kind in Doubt)

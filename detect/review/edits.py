@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC
 from typing import Any
 
 from detect.formats.labels import box_fault
+from detect.formats.yolo import SAID
 from detect.review import documents
-from detect.review.documents import TRUTH
-from detect.review.judge import CONFIRMED, unconfirmed
+from detect.review.documents import CONFIRMED, EMPTY
 from detect.review.snapshot import Entry, Row
+
+_SAME = 0.002  # pixels
 
 
 @dataclass(frozen=True)
@@ -49,28 +51,41 @@ class Problem:
 
 @dataclass
 class Categories:
-    """The categories of one part while it is written: a label that the set did not have gets an id of its own."""
+    """The categories of one part while it is written.
+
+    Attributes:
+        rows: as COCO has them. highest: annotation id. new: labels that the set did not have, and their ids, which are
+            the same in all parts. top: the highest category id of all parts.
+    """
 
     rows: list[Row]
-    highest: int  # annotation id
+    highest: int
+    new: dict[str, int]
+    top: int = 0
 
-    def id_of(self, label: str) -> int:
-        """The id of a class, a new one if need be."""
+    def id_of(self, label: str) -> Any:
+        """The id of a class, as its source has it; that of a new one if need be."""
         known = next((c["id"] for c in self.rows if str(c["name"]) == label), None)
         if known is not None:
-            return int(known)
-        made = 1 + max((int(c["id"]) for c in self.rows), default=0)
-        self.rows.append({"id": made, "name": label})
-        return made
+            return known
+        return self.new.setdefault(label, 1 + max([self.top, *self.new.values()]))
 
     def next_id(self) -> int:
         """An annotation id beyond all others."""
         self.highest += 1
         return self.highest
 
-    def name_of(self, identity: int) -> str:
+    def name_of(self, identity: Any) -> str:
         """The class of a category id."""
-        return next(str(c["name"]) for c in self.rows if c["id"] == identity)
+        return self.names()[identity]
+
+    def names(self) -> dict[Any, str]:
+        """Category id to class."""
+        return {c["id"]: str(c["name"]) for c in self.rows} | {k: name for name, k in self.new.items()}
+
+    def written(self) -> list[Row]:
+        """The categories to write, new ones last."""
+        return [*self.rows, *({"id": k, "name": name} for name, k in self.new.items())]
 
 
 def edits(
@@ -87,8 +102,9 @@ def edits(
         gone = Change(who, now, entry.field, entry.part, None, ("field removed",), entry.image, None)
         return None, [gone], []
     width, height = int(entry.image["width"]), int(entry.image["height"])
-    when = row["last_modified_at"].isoformat(timespec="milliseconds")
-    there, added = _sorted_out(entry, row)
+    edited = row["last_modified_at"]
+    when = (edited if edited.tzinfo else edited.replace(tzinfo=UTC)).isoformat(timespec="milliseconds")
+    there, added = _sorted_out(entry, row, attributes)
     problems: list[Problem] = []
     kept: list[Row] = []
     changes: list[Change] = []
@@ -116,34 +132,36 @@ def edits(
         after = _new(entry, cell, width, height, categories, attributes)
         kept.append(after)
         note(after["id"], ("confirmed" if cell.get("machine") else "added",), None, after)
-    return replace(entry, cells=tuple(kept)), changes, problems
+    image = _tagged(entry, row)
+    if image != entry.image:
+        changes.append(Change(who, when, entry.field, entry.part, None, ("field tags",), entry.image, image))
+    return replace(entry, image=image, cells=tuple(kept)), changes, problems
 
 
-def _sorted_out(entry: Entry, row: Row) -> tuple[dict[str, Row], list[Row]]:
+def _tagged(entry: Entry, row: Row) -> Row:
+    """The image with the tags of its sample; that of its part is ours."""
+    tags = [t for t in row.get("tags") or () if t != entry.part]
+    said = entry.image.get("tags")
+    if sorted(tags) == sorted(said if isinstance(said, list) else []):
+        return entry.image
+    return {**{k: v for k, v in entry.image.items() if k != "tags"}, **({"tags": tags} if tags else {})}
+
+
+def _sorted_out(entry: Entry, row: Row, attributes: Mapping[str, type]) -> tuple[dict[str, Row], list[Row]]:
     """Cells of the snapshot by id, then those that a person added or took over from a machine."""
     known = {str(c["id"]) for c in entry.cells}
     there: dict[str, Row] = {}
     added = []
-    for cell in row[TRUTH]["detections"]:
+    for cell in documents.cells_of(row):
         identity = cell.get("cell")
         if cell.get("machine"):
-            if not unconfirmed(cell) or touched(cell):
+            if not documents.unconfirmed(cell, attributes):
                 added.append(cell)
         elif identity in known and identity not in there:
             there[identity] = cell
         else:  # drawn by the annotator, or a copy of another cell
             added.append(cell)
     return there, added
-
-
-def touched(cell: Row) -> bool:
-    """Whether a person moved or renamed a machine-made cell, which then is confirmed as well."""
-    return cell.get("made_as") not in (None, as_made(cell))
-
-
-def as_made(cell: Row) -> str:
-    """What a machine-made cell was when it was made."""
-    return json.dumps([cell["label"], *cell["bounding_box"]])
 
 
 def _edited(
@@ -156,17 +174,21 @@ def _edited(
     attributes: Mapping[str, type],
 ) -> tuple[Row, tuple[str, ...], str]:
     """The annotation as it is now, what changed, and why a box cannot be kept."""
-    what, after, problem = [], dict(told), ""
-    if cell["label"] != was["label"]:
+    what, after = [], dict(told)
+    problem = "" if cell.get("label") else "no label"
+    if not problem and cell["label"] != was["label"]:
         what.append("label")
         after["category_id"] = categories.id_of(cell["label"])
-    moved, redrawn = cell["bounding_box"] != was["bounding_box"], cell.get("mask") != was.get("mask")
+    moved, redrawn = _moved(cell, was, width, height), cell.get("mask") != was.get("mask")
     if moved or redrawn:
-        problem = _fault(cell, width, height)
-        if not problem:
-            what += ["box"] * moved + ["mask"] * redrawn
+        fault = _fault(cell, width, height)
+        problem = problem or fault
+        if not fault:
+            outlined = "segmentation" in told or cell.get("mask") is not None
+            what += ["box"] * moved + ["mask"] * (redrawn or outlined)  # an outline moves with its box
             after |= _shape(cell, width, height, box=moved)
-            if "mask" not in cell or cell["mask"] is None:
+            after.pop(SAID, None)
+            if cell.get("mask") is None:
                 after.pop("segmentation", None)
     tags = [t for t in cell.get("tags") or () if t != CONFIRMED or t in was["tags"]]
     if sorted(tags) != sorted(was["tags"]):
@@ -175,17 +197,31 @@ def _edited(
         if not tags and "tags" not in told:
             del after["tags"]
     said = {k: cell.get(k) for k in attributes}
-    if any(said[k] != was.get(k) for k in attributes):
+    if any(_differ(said[k], was.get(k)) for k in attributes):
         what.append("attributes")
         after["attributes"] = _attributes(told.get("attributes"), was, said)
     return after, tuple(what), problem
+
+
+def _moved(cell: Row, was: Row, width: int, height: int) -> bool:
+    """Whether a box is elsewhere, by more than tools differ in rounding."""
+    box = cell.get("bounding_box")
+    if not isinstance(box, list) or len(box) != 4:
+        return True
+    sizes = (width, height, width, height)
+    return not all(abs(v - w) * size <= _SAME for v, w, size in zip(box, was["bounding_box"], sizes, strict=True))
+
+
+def _differ(value: Any, was: Any) -> bool:
+    """Whether an attribute says something else; one that says nothing is as good as none."""
+    return value != was and not (value in EMPTY and was in EMPTY)
 
 
 def _attributes(told: Any, was: Row, said: Mapping[str, Any]) -> Row:
     """Those of the source with what was edited in them; one that was emptied is left out."""
     out = dict(told) if isinstance(told, dict) else {}
     for name, value in said.items():
-        if value == was.get(name):
+        if not _differ(value, was.get(name)):
             continue
         if value is None:
             out.pop(name, None)
@@ -205,7 +241,7 @@ def _new(
         "iscrowd": int(bool(cell.get("crowd"))),
     }
     tags = [t for t in cell.get("tags") or () if t != CONFIRMED]
-    said = {k: cell[k] for k in attributes if cell.get(k) is not None}
+    said = {k: cell[k] for k in attributes if cell.get(k) not in EMPTY}
     return row | ({"tags": tags} if tags else {}) | ({"attributes": said} if said else {})
 
 

@@ -7,9 +7,8 @@ dataset can be judged again after it was edited.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ class Outcome:
         kinds: how many of each kind of error. confusions: (drawn, found) of every wrong class.
         fields_met: of which there are predictions.
         drawn: cells per class. scores: per class, score and whether right of every detection, down to low scores.
-        described: per field, how uncertain it is and what it holds.
+        described: per field, how uncertain it is and what it holds. qualities: fields of the dataset that hold some.
     """
 
     matches: list[tuple[Any, ...]] = field(default_factory=list)
@@ -52,6 +51,19 @@ class Outcome:
     fields_met: int = 0
     described: list[tuple[Any, float, tuple[float, ...]]] = field(default_factory=list)
     scores: dict[str, list[tuple[float, bool]]] = field(default_factory=dict)
+    qualities: set[str] = field(default_factory=set)
+
+    def add(self, other: Outcome) -> None:
+        """Take in what one field came to."""
+        self.matches += other.matches
+        for mine, theirs in ((self.kinds, other.kinds), (self.drawn, other.drawn)):
+            mine.update(theirs)
+        self.confusions.update(other.confusions)
+        self.fields_met += other.fields_met
+        self.described += other.described
+        for name, pairs in other.scores.items():
+            self.scores.setdefault(name, []).extend(pairs)
+        self.qualities |= other.qualities
 
     def curves(self) -> dict[str, list[list[float]]]:
         """Per class [recall, precision, score], at most `_POINTS` of each, from the surest detection on."""
@@ -82,20 +94,27 @@ def judge_all(
         ReviewError: not one field of the set has a prediction.
     """
     outcome = Outcome()
-    classes = ClassMap(tuple(dict.fromkeys([*snapshot.classes, *_labels(dataset)])))
     with reached():
-        total = dataset.count()
-        qualities: set[str] = set()
-        changes = _changes(dataset, snapshot, classes, predictions, outcome, qualities, settings, progress)
-        documents.update(dataset, changes)
+        heads = documents.heads(dataset)
+        for start in range(0, len(heads), _FEW):
+            few = heads[start : start + _FEW]
+            found = dict(zip((h["_id"] for h in few), predictions.of([entry_of_row(h) for h in few]), strict=True))
+
+            def make(row: Row, found: dict[Any, Found | None] = found) -> tuple[Row, Outcome]:
+                return _field(row, found[row["_id"]], snapshot, settings)
+
+            for part in documents.rewrite(dataset, list(found), make):
+                outcome.add(part)
+            if progress is not None:
+                progress(len(few), len(heads))
         if not outcome.fields_met:
             raise ReviewError(
-                f"'{predictions.name}' holds no prediction for any of {total} fields",
+                f"'{predictions.name}' holds no prediction for any of {len(heads)} fields",
                 remedy="score, or evaluate on, the very folder that was opened, or name a bundle",
             )
         import fiftyone as fo
 
-        for name in sorted(qualities):
+        for name in sorted(outcome.qualities):
             dataset.add_sample_field(name, fo.FloatField)
         told = {"predictions": predictions.name, "curves": outcome.curves()}
         dataset.info[INFO] = {**dataset.info[INFO], **told}
@@ -103,36 +122,18 @@ def judge_all(
     return outcome
 
 
-def _labels(dataset: Any) -> list[str]:
-    """Labels that stand in the dataset: an annotator may have used a class that the set did not have."""
-    return [str(v) for v in dataset.distinct(f"{TRUTH}.detections.label")]
-
-
-def _changes(
-    dataset: Any,
-    snapshot: Snapshot,
-    classes: ClassMap,
-    predictions: Predictions,
-    outcome: Outcome,
-    qualities: set[str],
-    settings: DoubtSettings | None,
-    progress: Progress | None,
-) -> Iterator[tuple[Any, Row]]:
-    rows, total = documents.read(dataset, [TRUTH, "slide", "group"]), dataset.count()
-    while few := list(islice(rows, _FEW)):
-        entries = [entry_of_row(row) for row in few]
-        for row, found in zip(few, predictions.of(entries), strict=True):
-            if found is None:
-                yield row["_id"], _unjudged(row)
-                continue
-            outcome.fields_met += 1
-            known = ClassMap(tuple(dict.fromkeys([*classes, *found.names])))
-            changes = _judged(row, found, known, snapshot.exhaustive_for, outcome, settings)
-            outcome.described.append((row["_id"], changes["uncertainty"], _features(found, snapshot.classes)))
-            qualities.update(name for name in changes if name.startswith("quality_"))
-            yield row["_id"], changes
-        if progress is not None:
-            progress(len(few), total)
+def _field(row: Row, found: Found | None, snapshot: Snapshot, settings: DoubtSettings | None) -> tuple[Row, Outcome]:
+    """What to write into a field, and what it adds to the whole."""
+    outcome = Outcome()
+    if found is None:
+        return _unjudged(row), outcome
+    outcome.fields_met = 1
+    labels = [c["label"] for c in drawn_in(row, snapshot.attributes)]  # an annotator may have used a class of their own
+    classes = ClassMap(tuple(dict.fromkeys([*snapshot.classes, *labels, *found.names])))
+    changes = _judged(row, found, classes, snapshot, outcome, settings)
+    outcome.described.append((row["_id"], changes["uncertainty"], _features(found, snapshot.classes)))
+    outcome.qualities = {name for name in changes if name.startswith("quality_")}
+    return changes, outcome
 
 
 def entry_of_row(row: Row) -> Entry:
@@ -145,12 +146,9 @@ def size_of(row: Row) -> tuple[int, int]:
     return int(row["metadata"]["width"]), int(row["metadata"]["height"])
 
 
-def truth_in(row: Row, classes: ClassMap) -> Annotations:
-    """The drawn cells of a document; machine-made ones that nobody confirmed are none."""
-    width, height = size_of(row)
-    cells = [c for c in row[TRUTH]["detections"] if not unconfirmed(c)]
-    labels = [classes.index(c["label"]) for c in cells]
-    return Annotations.of(xyxy_of(cells, width, height), labels, crowd=[bool(c.get("crowd")) for c in cells])
+def drawn_in(row: Row, attributes: Mapping[str, type]) -> list[Row]:
+    """The drawn cells of a document: machine-made ones that nobody confirmed are none, nor is what has no label."""
+    return [c for c in documents.cells_of(row) if c.get("label") and not documents.unconfirmed(c, attributes)]
 
 
 def xyxy_of(cells: Sequence[Row], width: int, height: int) -> NDArray[np.float64]:
@@ -159,26 +157,19 @@ def xyxy_of(cells: Sequence[Row], width: int, height: int) -> NDArray[np.float64
     return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
-def unconfirmed(cell: Row) -> bool:
-    """Made by a machine and confirmed by nobody."""
-    return bool(cell.get("machine")) and CONFIRMED not in (cell.get("tags") or ())
-
-
-CONFIRMED = "confirmed"  # the tag by which a person takes over what a machine made
-
-
 def _judged(
     row: Row,
     found: Found,
     classes: ClassMap,
-    exhaustive: frozenset[str],
+    snapshot: Snapshot,
     outcome: Outcome,
     settings: DoubtSettings | None,
 ) -> Row:
     width, height = size_of(row)
-    truth = truth_in(row, classes)
-    places = [i for i, c in enumerate(row[TRUTH]["detections"]) if not unconfirmed(c)]
-    drawn = [row[TRUTH]["detections"][i] for i in places]
+    drawn, exhaustive = drawn_in(row, snapshot.attributes), snapshot.exhaustive_for
+    places = [next(i for i, c in enumerate(documents.cells_of(row)) if c is one) for one in drawn]
+    labels = [classes.index(c["label"]) for c in drawn]
+    truth = Annotations.of(xyxy_of(drawn, width, height), labels, crowd=[bool(c.get("crowd")) for c in drawn])
     every = found.detections(classes)
     shown = np.flatnonzero(found.shown)
     detections = every.select(shown)
@@ -215,6 +206,7 @@ def _judged(
         f"{KEY}_tp": right_ones,
         f"{KEY}_fp": false,
         f"{KEY}_fn": missed,
+        "scale_px": found.scale,
         **{f"quality_{name}": float(value) for name, value in found.quality.items()},
     }
 
@@ -222,10 +214,11 @@ def _judged(
 def _unjudged(row: Row) -> Row:
     """What a field says of which nothing is known: no word of an earlier judgement."""
     changes: Row = {f"{FOUND}.detections": []}
-    changes |= dict.fromkeys(("doubt", "uncertainty", "missed", "false", f"{KEY}_tp", f"{KEY}_fp", f"{KEY}_fn"))
-    for place, cell in enumerate(row[TRUTH]["detections"]):
-        told = [k for k in ("error", KEY, f"{KEY}_id", f"{KEY}_iou", "doubt", "doubt_of", "seen_as") if k in cell]
-        changes |= {f"{TRUTH}.detections.{place}.{key}": None for key in told}
+    told = ("doubt", "uncertainty", "label_next", "missed", "false", "scale_px", f"{KEY}_tp", f"{KEY}_fp", f"{KEY}_fn")
+    changes |= dict.fromkeys((*told, *(name for name in row if name.startswith("quality_"))))
+    for place, cell in enumerate(documents.cells_of(row)):
+        ours = [k for k in ("error", KEY, f"{KEY}_id", f"{KEY}_iou", "doubt", "doubt_of", "seen_as") if k in cell]
+        changes |= {f"{TRUTH}.detections.{place}.{key}": None for key in ours}
     return changes
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from detect import assets
 from detect.data.load import with_groups
-from detect.data.sources import Parts, fields_of, images_in, read
-from detect.errors import SmearError
+from detect.data.sources import Parts, fields_of, images_in, read, sniff
+from detect.errors import FormatError, SmearError
 from detect.formats.labels import load_json
 from detect.formats.tally import Tally
 from detect.review import documents
@@ -26,10 +26,12 @@ Progress = Callable[[int, int], None]
 
 def read_source(source: str, tally: Tally, images: Path | None) -> Parts:
     """A labelled set, or a folder of pictures without labels, to be drawn from nothing."""
+    folder = Path(source)
     try:
+        if folder.is_dir() and sniff(folder) == "folders":
+            raise FormatError("pictures in folders, without boxes", where=source)  # slides, more likely than types
         return read(source, tally, images=images)
     except SmearError:
-        folder = Path(source)
         if not folder.is_dir() or not (pictures := images_in(folder)):
             raise
         if any(p.suffix.lower() in {".json", ".xml", ".txt", ".csv", ".geojson"} for p in folder.rglob("*")):
@@ -55,6 +57,10 @@ def create(snapshot: Snapshot, annotator: str, progress: Progress | None = None)
         if fo.dataset_exists(name):
             dataset = fo.load_dataset(name)
             _check(dataset, snapshot)
+            if dataset.info[INFO]["annotator"] != annotator:
+                raise ReviewError(
+                    f"'{name}' is the copy of {dataset.info[INFO]['annotator']}", remedy="take another name"
+                )
             return dataset
         partial = f"{name}.partial"
         if fo.dataset_exists(partial):
@@ -97,6 +103,7 @@ def truth_cells(entry: Entry, names: dict[int, str], attributes: Mapping[str, ty
 def _label_schema(dataset: Any, snapshot: Snapshot) -> None:
     """What the App offers when a cell is drawn: the classes of the set first, then the rest of the taxonomy."""
     schema = load_json(_SCHEMA, "install again")[documents.TRUTH]
+    schema["attributes"] = [a for a in schema["attributes"] if a["name"] in snapshot.attributes]
     schema["classes"] = list(dict.fromkeys([*snapshot.classes, *schema["classes"]]))
     dataset.update_label_schema(documents.TRUTH, schema, allow_new_attrs=True)
     dataset.active_label_schemas = [documents.TRUTH]  # or the App would not let anyone draw
@@ -104,11 +111,19 @@ def _label_schema(dataset: Any, snapshot: Snapshot) -> None:
 
 def _check(dataset: Any, snapshot: Snapshot) -> None:
     told = dataset.info.get(INFO, {})
-    if told.get("hash") != snapshot.hash:
+    name = name_of(snapshot.name, str(told.get("annotator")))
+    if told.get("hash") != snapshot.hash or told.get("snapshot") != snapshot.name or name != dataset.name:
         raise ReviewError(
             f"the dataset '{dataset.name}' was not made from the snapshot '{snapshot.name}'",
             remedy="open it under another --name or --annotator",
         )
+
+
+def shown_attributes(dataset: Any) -> dict[str, type]:
+    """What the App offers to say of a cell, and its type: an annotator may have added to it."""
+    kinds: dict[str, type] = {"bool": bool, "str": str, "float": float, "int": float}
+    schema = dict(dataset.label_schemas or {}).get(documents.TRUTH) or {}
+    return {a["name"]: kinds[a["type"]] for a in schema.get("attributes", ()) if a.get("type") in kinds}
 
 
 def open_dataset(name: str) -> tuple[Any, Snapshot, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as made
 from pathlib import Path
@@ -21,7 +21,7 @@ from detect.review.snapshot import Entry
 from detect.runtime.base import EngineSettings
 from detect.score.store import Store, rle_of
 from detect.taxonomy import UNIDENTIFIED, taxonomy
-from detect.types import Annotations, CellRecord, ClassMap, Detections, Rle
+from detect.types import CellRecord, ClassMap, Detections, Rle
 
 FLOOR = 0.05  # score below which a detection says nothing, not even of a doubtful label
 _BATCH = 16
@@ -35,7 +35,7 @@ class Found:
         names: class of each: that of the labels where the model's answer is or stands below one, else the model's.
         shown: bool (n,), at or above the model's own threshold; the others only cast doubt on labels.
         types, probabilities: of the second stage, None and empty where there was none.
-        quality: of the field, such as its sharpness; capped: the detector's cap was reached.
+        quality: of the field, such as its sharpness. scale: median diameter of its red cells, pixels.
     """
 
     boxes: NDArray[np.float32]
@@ -128,6 +128,7 @@ class _Run:
         self._part: Any = None
         self._here: dict[str, list[CellRecord]] = {}
         self._parts = self._numbered()
+        self._above: str | None = None
 
     def _numbered(self) -> dict[str, int]:
         """Which part file holds the cells of each field."""
@@ -150,8 +151,16 @@ class _Run:
     def _field(self, name: str) -> str | None:
         if name in self._fields:
             return name
-        same = [f for f in self._ends.get(name.rsplit("/", 1)[-1], ()) if name.endswith("/" + f)]
-        return same[0] if len(same) == 1 else None
+        # The run began in a folder below that of the set: one and the same for all fields, or a field of one slide
+        # would get the cells of another's.
+        for field in self._ends.get(name.rsplit("/", 1)[-1], ()):
+            if name.endswith("/" + field):
+                above = name[: -len(field)]
+                if self._above is None:
+                    self._above = above
+                if self._above == above:
+                    return field
+        return None
 
     def _cells(self, field: str) -> list[CellRecord]:
         number = self._parts.get(field)
@@ -233,14 +242,3 @@ def _read(path: Path) -> Any:
         return decode.read(path)
     except ImageError:
         return None
-
-
-def truth_of(cells: Sequence[Mapping[str, Any]], names: Mapping[int, str], classes: ClassMap) -> Annotations:
-    """The COCO annotations of one field as records."""
-    xywh = np.array([c["bbox"] for c in cells], np.float64).reshape(-1, 4)
-    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    labels = [classes.index(names[c["category_id"]]) for c in cells]
-    return Annotations.of(boxes, labels, ids=[c["id"] for c in cells], crowd=[c.get("iscrowd", 0) for c in cells])
-
-
-Progress = Callable[[int, int], None]

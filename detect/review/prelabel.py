@@ -5,8 +5,7 @@ A person confirms a cell by the tag `confirmed`, which the App puts on a whole v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from detect import geometry
 from detect.review import documents
 from detect.review.database import reached
 from detect.review.documents import TRUTH
-from detect.review.edits import as_made
 from detect.review.judge import entry_of_row, size_of, xyxy_of
 from detect.review.open import Progress
 from detect.review.predictions import Found, Predictions
@@ -25,34 +23,37 @@ _SAME = 0.5  # IoU from which a drawn cell is the one that was found
 _FEW = 64
 
 
-def prelabel(dataset: Any, predictions: Predictions, progress: Progress | None = None) -> int:
+def prelabel(
+    dataset: Any, predictions: Predictions, attributes: Mapping[str, type], progress: Progress | None = None
+) -> int:
     """Add what was found, and is not drawn yet, as machine-made cells; how many.
 
-    Machine-made cells of an earlier call stay as they are, so that a second call adds nothing twice.
+    A field is labelled so once: a machine-made cell that a person deleted does not come back.
     """
     made = 0
-
-    def changes() -> Iterator[tuple[Any, Row]]:
-        nonlocal made
-        rows, total = documents.read(dataset, [TRUTH, "slide", "group"]), dataset.count()
-        while few := list(islice(rows, _FEW)):
-            found = predictions.of([entry_of_row(row) for row in few])
-            for row, cells in zip(few, found, strict=True):
-                new = _cells(row, cells) if cells is not None else []
-                made += len(new)
-                if new:
-                    yield row["_id"], {f"{TRUTH}.detections": [*row[TRUTH]["detections"], *new]}
-            if progress is not None:
-                progress(len(few), total)
-
     with reached():
-        documents.update(dataset, changes())
+        heads = documents.heads(dataset)
+        for start in range(0, len(heads), _FEW):
+            few = heads[start : start + _FEW]
+            found = dict(zip((h["_id"] for h in few), predictions.of([entry_of_row(h) for h in few]), strict=True))
+
+            def make(row: Row, found: dict[Any, Found | None] = found) -> tuple[Row, int]:
+                here = found[row["_id"]]
+                if here is None or row.get("prelabelled"):
+                    return {"prelabelled": row.get("prelabelled")}, 0
+                new = _cells(row, here, attributes)
+                cells = [*documents.cells_of(row), *new]
+                return {f"{TRUTH}.detections": cells, "prelabelled": predictions.name}, len(new)
+
+            made += sum(documents.rewrite(dataset, list(found), make))
+            if progress is not None:
+                progress(len(few), len(heads))
     return made
 
 
-def _cells(row: Row, found: Found) -> list[Row]:
+def _cells(row: Row, found: Found, attributes: Mapping[str, type]) -> list[Row]:
     width, height = size_of(row)
-    there = xyxy_of(row[TRUTH]["detections"], width, height).astype(np.float32)
+    there = xyxy_of(documents.cells_of(row), width, height).astype(np.float32)
     out = []
     for i in np.flatnonzero(found.shown):
         if len(there) and geometry.iou(found.boxes[i : i + 1], there).max() >= _SAME:
@@ -61,5 +62,5 @@ def _cells(row: Row, found: Found) -> list[Row]:
         mask = found.masks[i] if found.masks else None
         cell = documents.cell(found.names[int(i)], (x0, y0, x1 - x0, y1 - y0), width, height, mask)
         cell |= {"machine": True, "crowd": False, "confidence": float(found.scores[i])}
-        out.append(cell | {"made_as": as_made(cell)})
+        out.append(cell | {"made_as": documents.as_made(cell, attributes)})
     return out

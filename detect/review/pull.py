@@ -31,10 +31,11 @@ from detect.data.splits import Split, read_split
 from detect.errors import SmearError, StoreError
 from detect.formats import coco, yolo
 from detect.formats.labels import stem_of
+from detect.review import documents
 from detect.review.database import reached
 from detect.review.documents import TRUTH
 from detect.review.edits import Categories, Problem, edits
-from detect.review.open import Progress, open_dataset
+from detect.review.open import Progress, open_dataset, shown_attributes
 from detect.review.snapshot import Entry, Row, Snapshot
 from detect.taxonomy import taxonomy
 from detect.types import Annotations, Field, LabelledField
@@ -61,6 +62,7 @@ def pull(name: str, out: Path, progress: Progress | None = None) -> Pulled:
     Raises:
         StoreError: the folder is not empty. ReviewError: no such review, or the database went away.
     """
+    out = out.absolute()
     if out.exists() and any(out.iterdir()):
         raise StoreError("the folder is not empty", where=str(out), remedy="name another")
     dataset, snapshot, annotator = open_dataset(name)
@@ -69,12 +71,13 @@ def pull(name: str, out: Path, progress: Progress | None = None) -> Pulled:
     partial.mkdir(parents=True)
     try:
         with reached():
-            writer = _Writer(partial, out, name, snapshot, annotator)
+            writer = _Writer(partial, out, name, snapshot, annotator, shown_attributes(dataset))
             total = int(snapshot.about["counts"]["fields"])
             for entry, row in _side_by_side(dataset, snapshot):
                 writer.add(entry, row)
                 if progress is not None:
                     progress(1, total)
+            writer.problems += _strangers(dataset, writer)
             pulled = writer.finish()
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -94,11 +97,24 @@ def _side_by_side(dataset: Any, snapshot: Snapshot) -> Iterator[tuple[Entry, Row
         yield from ((entry, rows.get(entry.field)) for entry in few)
 
 
+def _strangers(dataset: Any, writer: _Writer) -> list[Problem]:
+    """Samples that the annotator added or doubled: no field of the snapshot, so there is nowhere to write them."""
+    if dataset.count() == writer.seen:
+        return []
+    out, seen = [], set()
+    for row in documents.heads(dataset):
+        if row.get("field") not in writer.fields or row["field"] in seen:
+            what = "a sample that is no field of the snapshot, or a second one of a field: label it in the first"
+            out.append(Problem(str(row.get("field")), str(row["_id"]), what))
+        seen.add(row.get("field"))
+    return out
+
+
 class _Part:
     """One part while it is written: images and annotations of a COCO file go into two files, joined at the end."""
 
-    def __init__(self, folder: Path, part: str, about: Mapping[str, Any]) -> None:
-        self.categories = Categories([dict(c) for c in about["categories"]], int(about["highest_id"]))
+    def __init__(self, folder: Path, part: str, about: Mapping[str, Any], new: dict[str, int], top: int) -> None:
+        self.categories = Categories([dict(c) for c in about["categories"]], int(about["highest_id"]), new, top)
         self._rest, self._path = about["rest"], folder / "annotations" / f"{stem_of(part + '.x')}.json"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._images = self._path.with_suffix(".images").open("w+", encoding="utf-8")
@@ -122,7 +138,7 @@ class _Part:
             self._append(self._images, out)
             out.write('\n], "annotations": [\n')
             self._append(self._cells, out)
-            out.write('\n], "categories": ' + json.dumps(self.categories.rows) + "}\n")
+            out.write('\n], "categories": ' + json.dumps(self.categories.written()) + "}\n")
         return self._path
 
     def _append(self, file: IO[str], out: IO[str]) -> None:
@@ -133,31 +149,39 @@ class _Part:
 
 
 class _Writer:
-    def __init__(self, folder: Path, out: Path, name: str, snapshot: Snapshot, annotator: str) -> None:
+    def __init__(
+        self, folder: Path, out: Path, name: str, snapshot: Snapshot, annotator: str, attributes: Mapping[str, type]
+    ) -> None:
         self._folder, self._out, self._name = folder, out, name
         self._snapshot, self._who = snapshot, annotator
         self._now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._parts = {part: _Part(folder, part, about) for part, about in snapshot.about["parts"].items()}
+        parts, new = snapshot.about["parts"], dict[str, int]()
+        ids = [c["id"] for about in parts.values() for c in about["categories"] if isinstance(c["id"], int)]
+        self._parts = {part: _Part(folder, part, about, new, max(ids, default=0)) for part, about in parts.items()}
+        self._attributes = {**snapshot.attributes, **attributes}
         self._classes = list(snapshot.classes)
         self._log = (folder / CHANGES).open("w", encoding="utf-8")
         self._changes: Counter[str] = Counter()
-        self._problems: list[Problem] = []
-        self._fields: set[str] = set()
+        self.problems: list[Problem] = []
+        self.fields: set[str] = set()
+        self.seen = 0
         self._cells = self._unconfirmed = 0
 
     def add(self, entry: Entry, row: Row | None) -> None:
         part = self._parts[entry.part]
-        made, changes, problems = edits(entry, row, part.categories, self._snapshot.attributes, self._who, self._now)
+        made, changes, problems = edits(entry, row, part.categories, self._attributes, self._who, self._now)
         for change in changes:
             self._log.write(json.dumps(asdict(change), default=coco.as_text) + "\n")
             self._changes.update(change.what)
-        self._problems += problems
+        self.problems += problems
+        if row is not None:
+            self.seen += 1
         if made is None:
             return
-        machine = [c for c in (row or {})[TRUTH]["detections"] if c.get("machine")]
+        machine = [c for c in documents.cells_of(row or {}) if c.get("machine")]
         self._unconfirmed += len(machine) - sum("confirmed" in change.what for change in changes)
         part.add(made)
-        self._fields.add(entry.field)
+        self.fields.add(entry.field)
         self._cells += len(made.cells)
         self._yolo(made, part.categories)
         target = self._folder / "images" / entry.field
@@ -187,11 +211,10 @@ class _Writer:
         for part in self._parts.values():
             part.finish()
         self._log.close()
-        lines = [json.dumps(asdict(p)) + "\n" for p in self._problems]
+        lines = [json.dumps(asdict(p)) + "\n" for p in self.problems]
         (self._folder / PROBLEMS).write_text("".join(lines), "utf-8")
-        data = yolo.write_data_yaml(self._folder / "yolo", list(self._parts), self._classes)
-        # It was written where the folder is now; it will lie elsewhere in a moment.
-        data.write_text(data.read_text("utf-8").replace(str(self._folder.resolve()), str(self._out.resolve())), "utf-8")
+        home = self._out.resolve() / "yolo"  # where it will lie in a moment
+        yolo.write_data_yaml(self._folder / "yolo", list(self._parts), self._classes, home=home)
         self._card(self._split())
         about = {
             "smear_detect": __version__,
@@ -200,15 +223,16 @@ class _Writer:
             "snapshot_hash": self._snapshot.hash,
             "annotator": self._who,
             "pulled": self._now,
-            "fields": len(self._fields),
+            "parts": list(self._parts),
+            "fields": len(self.fields),
             "cells": self._cells,
             "changes": dict(self._changes),
-            "problems": len(self._problems),
+            "problems": len(self.problems),
             "machine_made_not_confirmed": self._unconfirmed,
         }
         (self._folder / ABOUT).write_text(yaml.safe_dump(about, sort_keys=False), "utf-8")
         return Pulled(
-            self._out, len(self._fields), self._cells, dict(self._changes), tuple(self._problems), self._unconfirmed
+            self._out, len(self.fields), self._cells, dict(self._changes), tuple(self.problems), self._unconfirmed
         )
 
     def _split(self) -> str | None:
@@ -218,7 +242,7 @@ class _Writer:
             split = read_split(given, allow_leak=True) if given else None
         except SmearError:
             return None
-        rows = tuple(r for r in split.rows if r.field in self._fields) if split else ()
+        rows = tuple(r for r in split.rows if r.field in self.fields) if split else ()
         if not rows:
             return None
         Split("split", rows, allow_leak=True).write(self._folder / "split.csv")
@@ -243,7 +267,7 @@ class _Writer:
             "class_map": ours,
             # A class that an annotator was the first to use is known in part only.
             "exhaustive_for": list(dict.fromkeys(ours[n] for n in self._classes if n in self._snapshot.exhaustive_for)),
-            "grouping": {"key": "field"},
+            "grouping": source.grouping.model_dump() if source is not None else {"key": "field"},
             "layout": {"format": "coco", "parts": parts},
             "split": split,
         }

@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from detect import __version__
 from detect.config import load_yaml
 from detect.data.sources import Parts, merge
 from detect.formats import coco
+from detect.formats.labels import stem_of
 from detect.formats.tally import Tally
 from detect.review.database import ReviewError, home
 from detect.taxonomy import taxonomy
@@ -120,7 +121,7 @@ def line_of(entry: Entry) -> str:
 
 def check_name(name: str, what: str) -> str:
     """A name that is good for a folder and a dataset."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name.endswith(".partial"):
         raise ReviewError(f"{what} '{name}'", remedy="use letters, digits, '.', '_' and '-', a letter or digit first")
     return name
 
@@ -141,7 +142,8 @@ def take(name: str, parts: Parts, source: str, tally: Tally) -> Snapshot:
     with (partial / "fields.jsonl").open("w", encoding="utf-8") as file:
         for entry in _entries(parts):
             line = line_of(entry)
-            digest.update(line.encode())
+            # Labels alone: the same labels may lie elsewhere, or have been grouped since.
+            digest.update(line_of(replace(entry, path=Path(), group=None, image=_ungrouped(entry.image))).encode())
             file.write(line)
             counts["fields"] += 1
             counts["cells"] += len(entry.cells)
@@ -162,7 +164,7 @@ def take(name: str, parts: Parts, source: str, tally: Tally) -> Snapshot:
     about = {
         "smear_detect": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "source": source,
+        "source": str(Path(source).resolve()) if Path(source).exists() else source,
         "hash": digest.hexdigest(),
         "classes": list(whole.classes.names),
         "exhaustive_for": sorted(whole.exhaustive_for),
@@ -184,9 +186,17 @@ def take(name: str, parts: Parts, source: str, tally: Tally) -> Snapshot:
     return Snapshot(folder, about)
 
 
+def _ungrouped(image: Row) -> Row:
+    return {k: v for k, v in image.items() if k not in ("group", "patient")}
+
+
 def _note(attributes: Any, said: dict[str, str]) -> None:
     """The type of each attribute of a cell; one that has several types, or a name that FiftyOne needs, is not shown."""
     for name, value in (attributes if isinstance(attributes, dict) else {}).items():
+        if value is None:
+            continue
+        if said.get(name) == "bool" and value in (0, 1):
+            continue  # tools without flags write them as numbers
         kind = "bool" if isinstance(value, bool) else "str" if isinstance(value, str) else _MIXED
         kind = "float" if isinstance(value, int | float) and kind == _MIXED else kind
         if name in _TAKEN or not name.isidentifier():
@@ -210,9 +220,19 @@ def open_snapshot(name: str) -> Snapshot:
 def _entries(parts: Parts) -> Iterable[Entry]:
     seen: set[str] = set()
     for part, dataset in parts.items():
+        stems: dict[str, str] = {}
         for labelled, (image, cells) in zip(dataset.fields, coco.rows(dataset), strict=True):
             field = labelled.field
             if field.id in seen:
                 raise ReviewError(f"the field '{field.id}' stands in two parts", remedy="leave one of the two out")
             seen.add(field.id)
+            if Path(field.id).is_absolute() or ".." in Path(field.id).parts:
+                what = f"the field '{field.id}' does not lie below the folder of the images"
+                raise ReviewError(what, remedy="give file names relative to that folder, or name it with --images")
+            other = stems.setdefault(stem_of(field.id), field.id)
+            if other != field.id:
+                what = f"'{other}' and '{field.id}' would share one YOLO label file"
+                raise ReviewError(what, remedy="rename one of the two")
+            told = {"group": field.group, "patient": field.patient}
+            image = {**{k: v for k, v in told.items() if v is not None}, **image}
             yield Entry(field.id, part, field.path.absolute(), field.slide, field.group, image, tuple(cells))

@@ -11,6 +11,7 @@ from detect.review.documents import FOUND, KEY, TRUTH
 from detect.review.doubt import Doubt
 from detect.review.judge import MISSING, Outcome
 from detect.review.next import label_next
+from detect.review.open import INFO
 from detect.review.snapshot import Snapshot
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 
@@ -32,11 +33,17 @@ def furnish(dataset: Any, snapshot: Snapshot, outcome: Outcome | None) -> list[s
         if outcome is not None:
             _rank_next(dataset, outcome)
             _register(dataset, outcome)
-        for name in dataset.list_saved_views():
-            dataset.delete_saved_view(name)
         views = {**(_of_predictions(dataset, outcome) if outcome is not None else {}), **_of_labels(dataset, snapshot)}
+        # Views of an annotator's own stay, and those of predictions while there are no new ones.
+        ours = dataset.info[INFO].get("views", [])
+        stale = set(ours if outcome is not None else views) & set(dataset.list_saved_views())
+        for name in stale:
+            dataset.delete_saved_view(name)
         for name, (view, told) in views.items():
-            dataset.save_view(name, view, description=told)
+            dataset.save_view(name, view, description=told, overwrite=True)
+        kept = list(dict.fromkeys([*views, *(n for n in ours if outcome is None)]))
+        dataset.info[INFO] = {**dataset.info[INFO], "views": kept}
+        dataset.save()
         dataset.save_workspace(WORKSPACE, _workspace(outcome is not None), overwrite=True)
         return list(views)
 

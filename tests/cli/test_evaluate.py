@@ -123,10 +123,11 @@ def test_bundles_are_measured_and_compared_in_one_command(
     fixed = ("--data", tiny.card, "--split", "test", "--out", tmp_path / "out", "--bootstrap", 20)
     answer = inside("evaluate", "compare", "cells-yolov8n", "classical", *fixed)
     assert answer.code == 0, answer.err
-    for name in ("cells-yolov8n", "classical"):
-        assert (tmp_path / "out" / name / "metrics.json").is_file()
     said = json.loads((tmp_path / "out" / "compare.json").read_text("utf-8"))["comparison"]["figures"]
-    assert said["mAP50"]["a"] > said["mAP50"]["b"]
+    for side, name in (("a", "cells-yolov8n"), ("b", "classical")):
+        own = json.loads((tmp_path / "out" / side / name / "metrics.json").read_text("utf-8"))
+        assert own["n_fields"] == 2
+        assert said["mAP50"][side] == pytest.approx(own["map50"]["value"])
 
 
 def test_evaluations_of_other_parts_are_not_compared(tiny: Tiny, tmp_path: Path) -> None:

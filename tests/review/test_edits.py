@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 pytest.importorskip("bson", reason="pymongo is not installed")
 
 from detect.review import documents
-from detect.review.documents import TRUTH
-from detect.review.edits import Categories, as_made, edits
+from detect.review.documents import TRUTH, as_made
+from detect.review.edits import Categories, edits
 from detect.review.snapshot import Entry, Row
 
 WIDTH, HEIGHT = 640, 480
@@ -50,7 +50,7 @@ def document(of: Entry) -> Row:
 
 
 def categories() -> Categories:
-    return Categories([{"id": k, "name": v} for k, v in NAMES.items()], 1000)
+    return Categories([{"id": k, "name": v} for k, v in NAMES.items()], 1000, {}, 9)
 
 
 def run(of: Entry, row: Row | None) -> Any:
@@ -178,7 +178,7 @@ def test_machine_made_cells_are_not_exported_until_a_person_says_so() -> None:
     row = document(of)
     made = [documents.cell("WBC", (10 + 50 * i, 10, 40, 40), WIDTH, HEIGHT) | {"machine": True} for i in range(3)]
     for one in made:
-        one["made_as"] = as_made(one)
+        one["made_as"] = as_made(one, ATTRIBUTES)
     row[TRUTH]["detections"] += made
     assert run(of, row)[0] == of
     made[0]["tags"] = ["confirmed"]

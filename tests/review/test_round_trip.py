@@ -17,6 +17,7 @@ from tests.cli.command import Answer, inside
 from tests.detectors.tiny import Tiny
 
 pytestmark = pytest.mark.long
+WIDE = 320  # pixels, of the drawn fields
 fo: Any = None
 
 
@@ -107,6 +108,7 @@ def test_two_hundred_edits_through_fiftyone_come_back_and_nothing_else(source: P
             pixels = [round(v * s, 3) for v, s in zip(box, (width, height) * 2, strict=True)]
             area = round(box[2] * width * box[3] * height, 3)
             expected[key] = {**expected[key], "bbox": pixels, "area": area}
+            expected[key].pop("yolo", None)  # how its line was written before
         elif kind == "deleted":
             cells.remove(cell)
             del expected[key]
@@ -344,6 +346,9 @@ def test_a_job_sent_away_and_fetched_is_an_edit_like_any_other(source: Path, tmp
         _, _, renamed = cells[3]
         renamed.label = "Basophil"
         seen.append((int(renamed.cell), "label"))
+        for *_, d in cells:  # as CVAT does: whole pixels, no masks
+            x, y, w, h = d.bounding_box
+            d.bounding_box = [x + 0.4 / WIDE, y - 0.3 / WIDE, w + 0.4 / WIDE, h]
         sample, identity, gone = cells[7]
         del labels[sample][identity]
         seen.append((int(gone.cell), "deleted"))
@@ -368,3 +373,73 @@ def test_a_back_end_that_cannot_be_had_is_named(source: Path) -> None:
     answer = inside("review", "send", "set-alone", "--to", "cvat", "--view", "no such view")
     assert answer.code == 2
     assert "no saved view" in answer.err
+
+
+def test_a_removed_tag_an_added_attribute_and_field_tags_come_back(source: Path, tmp_path: Path) -> None:
+    dataset = opened(source, "marks")
+    first, second = list(dataset)[:2]
+    first.tags.append("bad focus")
+    cell = first.ground_truth.detections[1]
+    cell["auer_rods"] = True
+    second.ground_truth = None  # emptied
+    first.save()
+    second.save()
+    n = len(opened(source, "other").match({"field": second.field}).first().ground_truth.detections)
+    pulled("set-marks", tmp_path / "out")
+    log = changes_of(tmp_path / "out")
+    assert [c["what"] for c in log].count(["deleted"]) == n
+    assert [c["what"] for c in log if c["cell"] is None] == [["field tags"]]
+    image = next(i for i in coco_of(tmp_path / "out")["images"] if i["file_name"] == first.field)
+    assert image["tags"] == ["bad focus"]
+    assert by_id(coco_of(tmp_path / "out"))[int(cell.cell)]["attributes"]["auer_rods"] is True
+
+
+def test_an_edit_made_while_a_review_is_judged_again_is_kept(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detect.review import judge
+
+    dataset = opened(source, "race", "--predictions", "classical")
+    real, once = judge._field, []
+
+    def meanwhile(row: Any, *rest: Any) -> Any:
+        made = real(row, *rest)
+        if not once:  # the annotator deletes the first cell between reading and writing
+            once.append(row["field"])
+            sample = dataset.one(fo.ViewField("field") == row["field"])
+            sample.reload(hard=True)
+            sample.ground_truth.detections.pop(0)
+            sample.save()
+        return made
+
+    monkeypatch.setattr(judge, "_field", meanwhile)
+    opened(source, "race", "--predictions", "classical")
+    pulled("set-race", tmp_path / "out")
+    assert [c["what"] for c in changes_of(tmp_path / "out")] == [["deleted"]]
+    row = dataset._sample_collection.find_one({"field": once[0]})
+    assert all("label" in c and "error" in c for c in row["ground_truth"]["detections"])
+
+
+def test_pictures_that_a_pull_would_replace_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    picture = sorted((tiny.home / "images" / "all").iterdir())[0]
+    copy = tmp_path / "pics" / "a.png"
+    copy.parent.mkdir()
+    copy.write_bytes(picture.read_bytes())
+    told = {"images": [{"id": 1, "file_name": str(copy), "width": 320, "height": 240}], "annotations": []}
+    told["categories"] = [{"id": 1, "name": "WBC"}]
+    (tmp_path / "labels.json").write_text(json.dumps(told))
+    answer = inside("review", "open", tmp_path / "labels.json", "--annotator", "a", "--name", "absolute", "--no-app")
+    assert answer.code == 2
+    assert "does not lie below the folder" in answer.err
+    assert copy.read_bytes() == picture.read_bytes()
+    assert not copy.is_symlink()
+
+
+def test_slides_without_labels_open_as_pictures(tiny: Tiny, tmp_path: Path) -> None:
+    pictures = sorted((tiny.home / "images" / "all").iterdir())
+    for slide, picture in (("a", pictures[0]), ("b", pictures[1])):
+        (tmp_path / "slides" / slide).mkdir(parents=True)
+        (tmp_path / "slides" / slide / "f.png").write_bytes(picture.read_bytes())
+    dataset = opened(tmp_path / "slides", "new", name="slides")
+    assert dataset.count() == 2
+    assert dataset.count("ground_truth.detections") == 0
