@@ -13,6 +13,7 @@ from pathlib import Path
 
 from detect.data import copies
 from detect.data.fingerprint import file_hash
+from detect.data.joined import Groups
 from detect.data.splits import EXCLUDED, Row, Split
 from detect.errors import DataError, MissingExtraError
 from detect.types import Dataset, LabelledField
@@ -134,7 +135,14 @@ def across_sets(name: str, sets: Sequence[Dataset]) -> Split:
         raise DataError(f"two sets share a name: {names}", remedy="name each set once")
     fields = [(dataset.name, f) for dataset in sets for f in sorted(dataset.fields, key=lambda f: f.field.id)]
     numbers = copies.groups([f.field.path for _, f in fields])
-    groups = ["/".join((fields[n][0], fields[n][1].field.id)) for n in numbers]  # ids alone may stand in two sets
+    joined = Groups(len(fields))
+    first: dict[tuple[str, str], int] = {}
+    for i, (n, (owner, labelled)) in enumerate(zip(numbers, fields, strict=True)):
+        joined.join(i, n)
+        if labelled.field.group is not None:  # what the set itself says is one patient or source stays one
+            joined.join(i, first.setdefault((owner, labelled.field.group), i))
+    names = ["/".join((owner, labelled.field.id)) for owner, labelled in fields]  # ids alone may stand in two sets
+    groups = [names[joined.of(i)] for i in range(len(fields))]
     held: dict[str, Counter[str]] = {}
     for (owner, _), group in zip(fields, groups, strict=True):
         held.setdefault(group, Counter())[owner] += 1

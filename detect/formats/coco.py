@@ -222,8 +222,8 @@ def _annotations(
     for xywh, (said, *_, extra, mask) in zip(geometry.to_xywh(boxes), kept, strict=True):
         if extra.get("area") == _area(xywh, mask):
             del extra["area"]  # it follows from the rest; tools that measure outlines in their own way say another
-        if said != _rounded(xywh) and np.abs(xywh - said).max() <= _SAME:
-            extra["bbox"] = said  # as it was written, with more decimals than ours
+        if said != _rounded(xywh) and _is_there(said, xywh, field, least=1):
+            extra["bbox"] = said  # as it was written: with more decimals than ours, or a little over the border
     return Annotations.of(
         boxes,
         [k[1] for k in kept],
@@ -252,11 +252,24 @@ def _rounded(xywh: NDArray[np.float64]) -> list[float]:
     return [round(float(v), 3) for v in xywh]
 
 
-def _box(xywh: NDArray[np.float64], said: Any) -> list[Any]:
+def _box(xywh: NDArray[np.float64], said: Any, field: Field) -> list[Any]:
     """The box as its source wrote it while it is still that box, else ours."""
-    if isinstance(said, list) and len(said) == 4 and all(map(is_finite, said)) and np.abs(xywh - said).max() <= _SAME:
+    if isinstance(said, list) and len(said) == 4 and all(map(is_finite, said)) and _is_there(said, xywh, field):
         return said
     return _rounded(xywh)
+
+
+def _is_there(said: list[Any], xywh: NDArray[np.float64], field: Field, *, least: float = np.inf) -> bool:
+    """Whether a box as it was written is the box of the record, which ends at the border of the field.
+
+    Args:
+        least: pixels over the border from which a box counts as mended, and is no longer what was written.
+    """
+    x, y, w, h = map(float, said)
+    if max(x + w - field.width, y + h - field.height, -x, -y) > least:
+        return False
+    kept = geometry.clip(geometry.from_xywh(np.array([[x, y, w, h]], np.float64)), field.width, field.height)
+    return bool(np.abs(geometry.to_xywh(kept)[0] - xywh).max() <= _SAME)
 
 
 def _area(xywh: NDArray[np.float64], mask: Rle | None) -> float:
@@ -305,7 +318,7 @@ def rows(dataset: Dataset) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]
                 "id": cells.ids[i] if keep_ids else count,
                 "image_id": image_id,
                 "category_id": category_ids[dataset.classes.names[cells.labels[i]]],
-                "bbox": _box(boxes[i], cells.extra[i].get("bbox")),
+                "bbox": _box(boxes[i], cells.extra[i].get("bbox"), field),
                 "area": said if is_finite(said := cells.extra[i].get("area")) else _area(boxes[i], cells.masks[i]),
                 "iscrowd": int(cells.crowd[i]),
             }

@@ -56,6 +56,11 @@ def find_server() -> Server:
     """Which server would be used. Starts nothing, and does not import FiftyOne."""
     if os.environ.get(URI):
         return Server("given", os.environ[URI])
+    return find_program()
+
+
+def find_program() -> Server:
+    """The `mongod` of this machine, whatever server is named."""
     spec = find_spec("fiftyone")
     inside = [Path(p) / "db" / "bin" / "mongod" for p in (spec.submodule_search_locations if spec else None) or []]
     own = next((p for p in inside if p.is_file()), None)

@@ -391,6 +391,19 @@ def test_a_box_of_many_decimals_comes_back_as_it_was_written(tmp_path: Path) -> 
     assert row["bbox"] == pytest.approx([11.123, 11.5, 20.0, 30.25], abs=2e-3)
 
 
+@pytest.mark.parametrize("said", [[-0.4, 10, 20.4, 20], [80.5, 60.25, 20, 20]])
+def test_a_box_a_little_over_the_border_comes_back_as_it_was_written(tmp_path: Path, said: list[float]) -> None:
+    tally = Tally()
+    made = read_content(tmp_path, tally, annotations=[data.coco_row(1, bbox=said, area=400)])
+    x0, y0, x1, y1 = made.fields[0].annotations.boxes[0]
+    assert x0 >= 0
+    assert y0 >= 0
+    assert x1 <= 100
+    assert y1 <= 80
+    assert back_of(made)["annotations"][0]["bbox"] == said
+    assert not tally.problems
+
+
 def test_groups_and_patients_that_we_wrote_are_read_again(tmp_path: Path) -> None:
     image = {"id": 5, "file_name": "a.png", "width": 100, "height": 80, "group": "g7", "patient": "p1", "slide": "s"}
     made = read_content(tmp_path, Tally(), images=[image])

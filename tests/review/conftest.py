@@ -16,10 +16,9 @@ from tests.detectors.tiny import Tiny, write
 
 def mongod() -> str | None:
     """A MongoDB server on this machine."""
-    from detect.review.database import find_server
+    from detect.review.database import find_program
 
-    server = find_server()
-    return server.detail if server.kind in ("fiftyone", "local") else shutil.which("mongod")
+    return find_program().detail or None
 
 
 @pytest.fixture(scope="session")
