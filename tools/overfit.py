@@ -1,6 +1,7 @@
 """Every family through the same commands: can it learn 16 fields by heart, and does it come out as it went in?
 
-    .venv/bin/python tools/overfit.py [yolov8n ...] [--fields 16] [--size 320] [--epochs 100] [--out FOLDER]
+    .venv/bin/python tools/overfit.py [yolov8n ...] [--fields 16] [--size 320] [--epochs 100] [--lr 0.001] [--rois 512]
+        [--out FOLDER]
 
 For each configuration: `smear train` on 16 fields, with dev the very same ones (two groups of links to one picture, so
 `--allow-leak`), nothing augmented; then `bundle export`, `bundle verify`, `evaluate` and `score`. Fields are the first
@@ -85,27 +86,29 @@ def smear(*words: object) -> str:
     return done.stdout
 
 
-def changed(config: str, size: int, epochs: int, folder: Path) -> Path:
+def changed(config: str, asked: argparse.Namespace, folder: Path) -> Path:
     """The configuration, smaller and with nothing augmented."""
     settings = load_yaml(assets.find(config, "configs/detectors", ".yaml"))
-    how = {**settings.get("hyperparameters", {}), **PLAIN, "optimizer": "AdamW", "lr0": 0.001, "patience": 0}
+    how = {**settings.get("hyperparameters", {}), **PLAIN, "optimizer": "AdamW", "lr0": asked.lr, "patience": 0}
     how["close_mosaic"] = 0
     how["nominal_batch"] = 4
-    settings |= {"epochs": epochs, "batch": 4, "augment": [], "hyperparameters": how}
-    settings["image_size"] = 300 if settings["model"].startswith("ssd300") else size
+    settings |= {"epochs": asked.epochs, "batch": 4, "augment": [], "hyperparameters": how}
+    settings["image_size"] = 300 if settings["model"].startswith("ssd300") else asked.size
+    if asked.rois:
+        settings["rois"] = asked.rois
     path = folder / f"{config}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
     return path
 
 
-def go(config: str, folder: Path, sets: dict[bool, Path], size: int, epochs: int) -> tuple[str, ...]:
+def go(config: str, sets: dict[bool, Path], asked: argparse.Namespace) -> tuple[str, ...]:
     """One configuration all the way; its row."""
-    here = folder / config
+    here = asked.out / config
     here.mkdir()
     masks = "maskrcnn" in config
     card = sets[masks]
     home = card.parent
-    path = changed(config, size, epochs, here)
+    path = changed(config, asked, here)
     started = time.monotonic()
     smear("train", "detector", path, "--data", card, "--root", home, "--out", here / "run", "--allow-leak")
     minutes = (time.monotonic() - started) / 60
@@ -127,7 +130,7 @@ def go(config: str, folder: Path, sets: dict[bool, Path], size: int, epochs: int
         config,
         f"{built['parameters'] / 1e6:.2f}",
         f"{built['gflops']:.2f}",
-        str(epochs),
+        str(asked.epochs),
         f"{minutes:.1f}",
         f"{told['map50']['value']:.3f}",
         f"{told['map50_95']['value']:.3f}",
@@ -145,6 +148,8 @@ def main() -> None:
     options.add_argument("--fields", type=int, default=16)
     options.add_argument("--size", type=int, default=320)
     options.add_argument("--epochs", type=int, default=100)
+    options.add_argument("--lr", type=float, default=0.001)
+    options.add_argument("--rois", type=int, help="of two-stage models; fewer than their 512 are faster")
     options.add_argument("--out", type=Path, default=Path("runs/overfit"))
     asked = options.parse_args()
     asked.out = asked.out.resolve()
@@ -157,7 +162,7 @@ def main() -> None:
     failed = 0
     for config in asked.configs:
         try:
-            row = go(config, asked.out, sets, asked.size, asked.epochs)
+            row = go(config, sets, asked)
         except RuntimeError as error:
             print(error, file=sys.stderr, flush=True)
             row = (config, "failed", *["-"] * (len(HEADS) - 2))

@@ -120,6 +120,11 @@ def pull(
     if pulled.unconfirmed:
         console.print(f"{pulled.unconfirmed} machine-made cells are not confirmed, and not exported")
     console.print(f"{pulled.fields} fields, {pulled.cells} cells written to {pulled.out}")
+    if pulled.unknown:
+        console.print(
+            f"no dataset card: {', '.join(pulled.unknown)}: no label of annotations/taxonomy.yaml. Rename these cells, "
+            "or write a card whose class_map says what they are (see datasets/README.md)"
+        )
     if pulled.problems:
         console.print(
             f"{len(pulled.problems)} edits cannot be kept: see {pulled.out}/problems.jsonl; the review has them"

@@ -104,6 +104,7 @@ class DetectorSettings(Settings):
         max_detections: most cells of one field. Reaching it is reported.
         nms_iou: of two boxes of one class that overlap more than this, the better is kept.
         smallest_anchor: of torchvision, side of the anchors on the finest map, input pixels; each map doubles it.
+        rois: of two-stage models, proposals of a field that the second stage learns from, cells and background.
         stages: trainings in a row, such as synthetic fields, then real ones; they name their data themselves.
         class_weights: balanced weighs a class by the inverse square root of how often it is drawn, mean 1.
     """
@@ -119,6 +120,7 @@ class DetectorSettings(Settings):
     max_detections: int = Key(300, ge=1)
     nms_iou: float = Key(0.7, gt=0, le=1)
     smallest_anchor: int = Key(16, ge=4)
+    rois: int = Key(512, ge=16)
     class_weights: Literal["none", "balanced"] = "none"
     hyperparameters: Hyperparameters = Hyperparameters()
     augment: tuple[Transform, ...] = ()

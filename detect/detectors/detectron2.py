@@ -63,6 +63,7 @@ def _settings_of(settings: DetectorSettings, classes: int) -> dict[str, Any]:
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = settings.rois
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = _LEAST
     cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = settings.nms_iou
     cfg.TEST.DETECTIONS_PER_IMAGE = settings.max_detections + 1  # one more tells that the cap was reached

@@ -42,6 +42,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("training a detector", "train") from error
 
+_DECAY = 0.998  # of the averaged weights a step, once there were some thousand steps
 _MIN_VISIBLE = 0.25  # of a cell that augmentation moved over the border
 
 
@@ -111,8 +112,7 @@ class _Run:
         self.per_epoch = -(-len(job.train) // self.settings.batch)
         self.every = max(1, round(h.nominal_batch / self.settings.batch))  # batches a step
         model = learner.model.to(device)
-        # Averaged over about a tenth of an epoch's steps at first, as many as there were until then at the start.
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
+        self.average = AveragedModel(model, multi_avg_fn=_average, use_buffers=True)
         self.optimizer = _optimizer(model, self.settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.steps = 0
@@ -269,6 +269,12 @@ def _write(state: Mapping[str, Any], path: Path) -> None:
             remedy="free some space and go on with --resume; the checkpoint before is whole",
         ) from error
     partial.replace(path)
+
+
+def _average(averaged: Any, current: Any, steps: Any) -> None:
+    """Averaged weights follow closely at first: a fixed decay would keep the untrained ones for hundreds of steps."""
+    done = int(steps)
+    get_ema_multi_avg_fn(min(_DECAY, (1 + done) / (10 + done)))(averaged, current, steps)
 
 
 def _optimizer(model: torch.nn.Module, settings: DetectorSettings) -> torch.optim.Optimizer:

@@ -220,6 +220,8 @@ def train(job: TrainingJob) -> dict[str, Any]:
         )
     torch.manual_seed(settings.seed)
     model = _build(settings.model, built.config)
+    if MODELS[settings.model].two_stage:
+        model.roi_heads.fg_bg_sampler.batch_size_per_image = settings.rois
     if settings.pretrained is True:
         loop.take_fitting(model, _published(settings.model, job.config), job.config)
     elif isinstance(settings.pretrained, str):

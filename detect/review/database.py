@@ -14,11 +14,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from detect.errors import MissingExtraError, SmearError
 
@@ -129,36 +129,88 @@ _UNREACHED = {"FiftyOneConfigError", "ServiceListenTimeout", "ServiceExecutableN
 def start(program: str, folder: Path, *, port: int | None = None) -> str:
     """Start a `mongod` on loopback, to be stopped with this process; returns its URI.
 
-    A server that another command of ours started on the same folder, and that still runs, is shared.
+    One server serves all commands of ours that run on the same folder; the last of them to end stops it, whichever of
+    them started it.
     """
+    import fcntl  # where there is a mongod to start, there is this
+
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "smear-port"
-    if note.is_file() and _listens(told := int(note.read_text() or 0)):
-        return _uri(told)
-    chosen = port or _free_port()
-    command = [program, "--dbpath", str(folder), "--bind_ip", "127.0.0.1", "--port", str(chosen), "--nounixsocket"]
+    with _gate(folder):
+        users = (folder / "smear-users").open("w")
+        fcntl.flock(users, fcntl.LOCK_SH)  # held by each of them until it ends, however it ends
+        told = int(note.read_text() or 0) if note.is_file() else 0
+        if not _serves(told, folder):
+            told = port or _free_port()
+            _launch(program, folder, told)
+            note.write_text(str(told))
+    atexit.register(_leave, folder, users, told)
+    return _uri(told)
+
+
+@contextmanager
+def _gate(folder: Path) -> Iterator[None]:
+    """One command at a time starts or stops the server of a folder."""
+    import fcntl
+
+    with (folder / "smear-gate").open("w") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        yield
+
+
+def _serves(port: int, folder: Path) -> bool:
+    """Whether the server of a folder listens there, and not some other program."""
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+
+    if not _listens(port):
+        return False
+    with MongoClient[Any](_uri(port), serverSelectionTimeoutMS=_ANSWER) as client:
+        try:
+            told = client.admin.command("getCmdLineOpts")["parsed"]
+        except PyMongoError:
+            return False
+    return bool(told.get("storage", {}).get("dbPath") == str(folder))
+
+
+def _launch(program: str, folder: Path, port: int) -> None:
+    command = [program, "--dbpath", str(folder), "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket"]
     process = subprocess.Popen(
-        [*command, "--logpath", str(folder / "mongod.log")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, "--logpath", str(folder / "mongod.log")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl+C in one command is none of the other commands' business
     )
-    note.write_text(str(chosen))
-    atexit.register(_stop, process, note)
     deadline = time.monotonic() + _PATIENCE
-    while not _listens(chosen):
+    while not _listens(port):
         if process.poll() is not None or time.monotonic() > deadline:
             raise ReviewError(
                 "mongod did not start", where=program, remedy=f"see the last lines of {folder / 'mongod.log'}"
             )
         time.sleep(0.05)
-    return _uri(chosen)
 
 
-def _stop(process: subprocess.Popen[bytes], note: Path) -> None:
-    note.unlink(missing_ok=True)
-    process.terminate()
-    try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
+def _leave(folder: Path, users: IO[str], port: int) -> None:
+    """Stop the server if nobody else uses it."""
+    import fcntl
+
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+
+    with users, _gate(folder):
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        (folder / "smear-port").unlink(missing_ok=True)
+        if _serves(port, folder):
+            # It hangs up instead of answering.
+            with MongoClient[Any](_uri(port)) as client, suppress(PyMongoError):
+                client.admin.command("shutdown")
+        deadline = time.monotonic() + _PATIENCE
+        while _listens(port) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def _uri(port: int) -> str:

@@ -7,10 +7,10 @@ dataset can be judged again after it was edited.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,10 @@ from detect.review.snapshot import Entry, Row, Snapshot
 from detect.types import Annotations, ClassMap, Detections
 
 MISSING = "(none)"  # what FiftyOne's panels call the other side of a cell that met nothing
+QUALITY, ATTRIBUTE = "quality_", "attribute_"  # what a run measured of a field, and of a cell
 _FEW = 64
 _POINTS = 100  # of a curve
+T = TypeVar("T")
 _SPREAD = 0.5  # a score this far from both ends is as uncertain as can be
 
 
@@ -41,7 +43,8 @@ class Outcome:
         kinds: how many of each kind of error. confusions: (drawn, found) of every wrong class.
         fields_met: of which there are predictions.
         drawn: cells per class. scores: per class, score and whether right of every detection, down to low scores.
-        described: per field, how uncertain it is and what it holds. qualities: fields of the dataset that hold some.
+        described: per field, how uncertain it is and what it holds. qualities, attributes: fields of the dataset that
+            hold some of a field, or of a cell.
     """
 
     matches: list[tuple[Any, ...]] = field(default_factory=list)
@@ -52,6 +55,7 @@ class Outcome:
     described: list[tuple[Any, float, tuple[float, ...]]] = field(default_factory=list)
     scores: dict[str, list[tuple[float, bool]]] = field(default_factory=dict)
     qualities: set[str] = field(default_factory=set)
+    attributes: set[str] = field(default_factory=set)
 
     def add(self, other: Outcome) -> None:
         """Take in what one field came to."""
@@ -64,6 +68,7 @@ class Outcome:
         for name, pairs in other.scores.items():
             self.scores.setdefault(name, []).extend(pairs)
         self.qualities |= other.qualities
+        self.attributes |= other.attributes
 
     def curves(self) -> dict[str, list[list[float]]]:
         """Per class [recall, precision, score], at most `_POINTS` of each, from the surest detection on."""
@@ -94,28 +99,24 @@ def judge_all(
         ReviewError: not one field of the set has a prediction.
     """
     outcome = Outcome()
+
+    def make(row: Row, found: Found | None) -> tuple[Row, Outcome]:
+        return _field(row, found, snapshot, settings)
+
     with reached():
-        heads = documents.heads(dataset)
-        for start in range(0, len(heads), _FEW):
-            few = heads[start : start + _FEW]
-            found = dict(zip((h["_id"] for h in few), predictions.of([entry_of_row(h) for h in few]), strict=True))
-
-            def make(row: Row, found: dict[Any, Found | None] = found) -> tuple[Row, Outcome]:
-                return _field(row, found[row["_id"]], snapshot, settings)
-
-            for part in documents.rewrite(dataset, list(found), make):
-                outcome.add(part)
-            if progress is not None:
-                progress(len(few), len(heads))
+        for part in rewritten(dataset, predictions, make, progress):
+            outcome.add(part)
         if not outcome.fields_met:
             raise ReviewError(
-                f"'{predictions.name}' holds no prediction for any of {len(heads)} fields",
+                f"'{predictions.name}' holds no prediction for any of {len(dataset)} fields",
                 remedy="score, or evaluate on, the very folder that was opened, or name a bundle",
             )
         import fiftyone as fo
 
         for name in sorted(outcome.qualities):
             dataset.add_sample_field(name, fo.FloatField)
+        for name in sorted(outcome.attributes):
+            dataset.add_sample_field(f"{FOUND}.detections.{name}", fo.FloatField)
         told = {"predictions": predictions.name, "curves": outcome.curves()}
         dataset.info[INFO] = {**dataset.info[INFO], **told}
         dataset.save()
@@ -132,8 +133,25 @@ def _field(row: Row, found: Found | None, snapshot: Snapshot, settings: DoubtSet
     classes = ClassMap(tuple(dict.fromkeys([*snapshot.classes, *labels, *found.names])))
     changes = _judged(row, found, classes, snapshot, outcome, settings)
     outcome.described.append((row["_id"], changes["uncertainty"], _features(found, snapshot.classes)))
-    outcome.qualities = {name for name in changes if name.startswith("quality_")}
+    outcome.qualities = {name for name in changes if name.startswith(QUALITY)}
+    outcome.attributes = {name for c in changes[f"{FOUND}.detections"] for name in c if name.startswith(ATTRIBUTE)}
     return changes, outcome
+
+
+def rewritten(
+    dataset: Any,
+    predictions: Predictions,
+    make: Callable[[Row, Found | None], tuple[Row, T]],
+    progress: Progress | None = None,
+) -> Iterator[T]:
+    """Set keys of every document to what `make` says of it and of what was found there; see `documents.rewrite`."""
+    heads = documents.heads(dataset)
+    for start in range(0, len(heads), _FEW):
+        few = heads[start : start + _FEW]
+        found = dict(zip((h["_id"] for h in few), predictions.of([entry_of_row(h) for h in few]), strict=True))
+        yield from documents.rewrite(dataset, list(found), lambda row, found=found: make(row, found[row["_id"]]))  # type: ignore[misc]
+        if progress is not None:
+            progress(len(few), len(heads))
 
 
 def entry_of_row(row: Row) -> Entry:
@@ -207,7 +225,7 @@ def _judged(
         f"{KEY}_fp": false,
         f"{KEY}_fn": missed,
         "scale_px": found.scale,
-        **{f"quality_{name}": float(value) for name, value in found.quality.items()},
+        **{QUALITY + name: float(value) for name, value in found.quality.items()},
     }
 
 
@@ -215,7 +233,7 @@ def _unjudged(row: Row) -> Row:
     """What a field says of which nothing is known: no word of an earlier judgement."""
     changes: Row = {f"{FOUND}.detections": []}
     told = ("doubt", "uncertainty", "label_next", "missed", "false", "scale_px", f"{KEY}_tp", f"{KEY}_fp", f"{KEY}_fn")
-    changes |= dict.fromkeys((*told, *(name for name in row if name.startswith("quality_"))))
+    changes |= dict.fromkeys((*told, *(name for name in row if name.startswith(QUALITY))))
     for place, cell in enumerate(documents.cells_of(row)):
         ours = [k for k in ("error", KEY, f"{KEY}_id", f"{KEY}_iou", "doubt", "doubt_of", "seen_as") if k in cell]
         changes |= {f"{TRUTH}.detections.{place}.{key}": None for key in ours}
@@ -231,6 +249,8 @@ def _predicted(found: Found, i: int, width: int, height: int) -> Row:
         row["type"], row["type_score"] = kind, found.type_scores[i]
         likely = sorted(found.probabilities[i].items(), key=lambda p: -p[1])[:3]
         row["candidates"] = ", ".join(f"{name} {p:.2f}" for name, p in likely)
+    if found.attributes:
+        row |= {ATTRIBUTE + name: float(value) for name, value in found.attributes[i].items()}
     return row
 
 

@@ -14,13 +14,12 @@ from detect import geometry
 from detect.review import documents
 from detect.review.database import reached
 from detect.review.documents import TRUTH
-from detect.review.judge import entry_of_row, size_of, xyxy_of
+from detect.review.judge import rewritten, size_of, xyxy_of
 from detect.review.open import Progress
 from detect.review.predictions import Found, Predictions
 from detect.review.snapshot import Row
 
 _SAME = 0.5  # IoU from which a drawn cell is the one that was found
-_FEW = 64
 
 
 def prelabel(
@@ -30,25 +29,16 @@ def prelabel(
 
     A field is labelled so once: a machine-made cell that a person deleted does not come back.
     """
-    made = 0
+
+    def make(row: Row, found: Found | None) -> tuple[Row, int]:
+        if found is None or row.get("prelabelled"):
+            return {"prelabelled": row.get("prelabelled")}, 0
+        new = _cells(row, found, attributes)
+        cells = [*documents.cells_of(row), *new]
+        return {f"{TRUTH}.detections": cells, "prelabelled": predictions.name}, len(new)
+
     with reached():
-        heads = documents.heads(dataset)
-        for start in range(0, len(heads), _FEW):
-            few = heads[start : start + _FEW]
-            found = dict(zip((h["_id"] for h in few), predictions.of([entry_of_row(h) for h in few]), strict=True))
-
-            def make(row: Row, found: dict[Any, Found | None] = found) -> tuple[Row, int]:
-                here = found[row["_id"]]
-                if here is None or row.get("prelabelled"):
-                    return {"prelabelled": row.get("prelabelled")}, 0
-                new = _cells(row, here, attributes)
-                cells = [*documents.cells_of(row), *new]
-                return {f"{TRUTH}.detections": cells, "prelabelled": predictions.name}, len(new)
-
-            made += sum(documents.rewrite(dataset, list(found), make))
-            if progress is not None:
-                progress(len(few), len(heads))
-    return made
+        return sum(rewritten(dataset, predictions, make, progress))
 
 
 def _cells(row: Row, found: Found, attributes: Mapping[str, type]) -> list[Row]:

@@ -46,7 +46,12 @@ CHANGES, PROBLEMS, ABOUT = "changes.jsonl", "problems.jsonl", "review.yaml"
 
 @dataclass(frozen=True)
 class Pulled:
-    """What was written. changes: how often each kind; problems: edits that cannot be kept."""
+    """What was written.
+
+    Attributes:
+        changes: how often each kind. problems: edits that cannot be kept. unconfirmed: machine-made cells left out.
+        unknown: classes that are none of the taxonomy's. With any, there is no card: a person must say what they are.
+    """
 
     out: Path
     fields: int
@@ -54,6 +59,7 @@ class Pulled:
     changes: Mapping[str, int]
     problems: tuple[Problem, ...]
     unconfirmed: int
+    unknown: tuple[str, ...]
 
 
 def pull(name: str, out: Path, progress: Progress | None = None) -> Pulled:
@@ -215,7 +221,9 @@ class _Writer:
         (self._folder / PROBLEMS).write_text("".join(lines), "utf-8")
         home = self._out.resolve() / "yolo"  # where it will lie in a moment
         yolo.write_data_yaml(self._folder / "yolo", list(self._parts), self._classes, home=home)
-        self._card(self._split())
+        unknown = tuple(name for name in self._classes if taxonomy().resolve(name) is None)
+        if not unknown:
+            self._card(self._split())
         about = {
             "smear_detect": __version__,
             "review": self._name,
@@ -229,10 +237,17 @@ class _Writer:
             "changes": dict(self._changes),
             "problems": len(self.problems),
             "machine_made_not_confirmed": self._unconfirmed,
+            "classes_outside_the_taxonomy": list(unknown),
         }
         (self._folder / ABOUT).write_text(yaml.safe_dump(about, sort_keys=False), "utf-8")
         return Pulled(
-            self._out, len(self.fields), self._cells, dict(self._changes), tuple(self.problems), self._unconfirmed
+            self._out,
+            len(self.fields),
+            self._cells,
+            dict(self._changes),
+            tuple(self.problems),
+            self._unconfirmed,
+            unknown,
         )
 
     def _split(self) -> str | None:
@@ -249,10 +264,8 @@ class _Writer:
         return "split.csv"
 
     def _card(self, split: str | None) -> None:
-        """A card, unless a class is none of the taxonomy's: then the set trains from its `data.yaml` elsewhere only."""
+        """So that the set trains."""
         ours = {name: taxonomy().resolve(name) for name in self._classes}
-        if None in ours.values():
-            return
         told = f"snapshot {self._snapshot.name}, as edited by {self._who} until {self._now}"
         card: dict[str, Any] = dict.fromkeys(("title", "citation", "source", "how_to_get", "licence"), told)
         source = self._source_card()

@@ -179,6 +179,27 @@ def test_masks_and_boxes_move_together_and_an_epoch_is_drawn_the_same_twice(tmp_
             assert rows.max() <= y1 + 2
 
 
+def test_averaged_weights_follow_closely_at_first_and_slowly_later() -> None:
+    from torch.optim.swa_utils import AveragedModel
+
+    model = torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        model.weight.fill_(0.0)
+    average = AveragedModel(model, multi_avg_fn=loop._average, use_buffers=True)
+    average.update_parameters(model)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    for _ in range(20):
+        average.update_parameters(model)
+    assert float(average.module.weight.detach()) > 0.95  # a fixed decay of 0.998 would be at 0.04
+    for _ in range(20_000):
+        average.update_parameters(model)
+    with torch.no_grad():
+        model.weight.fill_(0.0)
+    average.update_parameters(model)
+    assert float(average.module.weight.detach()) == pytest.approx(0.998, abs=1e-5)
+
+
 def test_masks_are_asked_for_where_none_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no cell of part train has one"):
         adapter.train(job(tmp_path, drawn=False))

@@ -1,8 +1,10 @@
-"""`smear review` where its parts are missing, and which database it would use. Starts none."""
+"""`smear review` where its parts are missing, and which database it would use, started and stopped."""
 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -63,6 +65,51 @@ def test_databases_are_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(database, "_PATIENCE", 5)
     with pytest.raises(database.ReviewError, match="mongod did not start"):
         database.start(str(program), tmp_path / "data")
+
+
+_COMMAND = """
+import sys
+from pathlib import Path
+from detect.review.database import start
+print(start(sys.argv[1], Path(sys.argv[2])), flush=True)
+if sys.argv[3] == "die":
+    import os
+    os._exit(1)
+input()
+"""
+
+
+@pytest.mark.long
+def test_the_last_command_to_end_stops_a_server_that_several_share(tmp_path: Path) -> None:
+    program = database.find_program().detail
+    if not program:
+        pytest.skip("no mongod on this machine")
+
+    def command(how: str) -> tuple[subprocess.Popen[str], str]:
+        words = [sys.executable, "-c", _COMMAND, program, str(tmp_path), how]
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    first, uri = command("stay")
+    second, again = command("stay")
+    assert uri == again
+    first.communicate("\n")
+    assert first.returncode == 0
+    port = int(uri.split(":")[2].split("/")[0])
+    assert database._serves(port, tmp_path)  # the one that started it is gone
+    assert not database._serves(port, tmp_path / "elsewhere")
+    second.communicate("\n")
+    assert second.returncode == 0
+    assert not database._listens(port)
+    killed, uri = command("die")
+    killed.wait()
+    left = int(uri.split(":")[2].split("/")[0])
+    assert database._listens(left)  # nobody stopped it
+    third, again = command("stay")
+    assert again == uri
+    third.communicate("\n")
+    assert not database._listens(left)
 
 
 def test_without_any_mongodb_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from pycocotools import mask as rle
 
+from detect.score.store import FieldRecord, Store
+from detect.types import CellRecord
 from tests.cli.command import Answer, inside
 from tests.detectors.tiny import Tiny
 
@@ -159,6 +161,37 @@ def test_a_label_of_a_class_of_its_own_gets_a_category(source: Path, tmp_path: P
     assert "Eosinophil" not in card["exhaustive_for"]
     names = yaml.safe_load((tmp_path / "out" / "yolo" / "data.yaml").read_text())["names"]
     assert names[3] == "Eosinophil"
+
+
+def test_a_class_outside_the_taxonomy_is_written_and_the_missing_card_is_told(source: Path, tmp_path: Path) -> None:
+    dataset = opened(source, "hairy")
+    sample = dataset.first()
+    sample.ground_truth.detections[0].label = "Hairy cell"
+    sample.save()
+    answer = pulled("set-hairy", tmp_path / "out")
+    assert "no dataset card: Hairy cell" in answer.out
+    assert "class_map" in answer.out
+    assert not (tmp_path / "out" / "set-hairy.yaml").exists()
+    assert coco_of(tmp_path / "out")["categories"][-1]["name"] == "Hairy cell"
+    about = yaml.safe_load((tmp_path / "out" / "review.yaml").read_text())
+    assert about["classes_outside_the_taxonomy"] == ["Hairy cell"]
+
+
+def test_what_a_run_measured_of_cells_and_fields_is_shown(source: Path, tmp_path: Path) -> None:
+    plain = opened(source, "bare")
+    names = plain.values("field")
+    field = FieldRecord("slide", names[0], "ok", "", WIDE, WIDE, {"sharpness": 12.5}, 40.0, {"WBC": 1})
+    cell = CellRecord(
+        "slide", names[0], 0, (10, 10, 60, 60), "WBC", 0.9, "Lymphocyte", 0.8, {"Lymphocyte": 0.8, "Monocyte": 0.2},
+        {"diameter_um": 9.5, "nc_ratio": 4.0},
+    )  # fmt: skip
+    Store.create(tmp_path / "run").write_part(0, [field], [cell])
+    dataset = opened(source, "measured", "--predictions", tmp_path / "run")
+    shown = dataset.match(fo.ViewField("field") == names[0]).first()
+    found = shown.predictions.detections[0]
+    assert (found.type, found["attribute_diameter_um"], found["attribute_nc_ratio"]) == ("Lymphocyte", 9.5, 4.0)
+    assert shown["quality_sharpness"] == 12.5
+    assert len(dataset.filter_labels("predictions", fo.ViewField("attribute_nc_ratio") > 3)) == 1
 
 
 def test_a_removed_field_and_a_bad_box_are_told(source: Path, tmp_path: Path) -> None:
