@@ -1,4 +1,4 @@
-# make demo              score drawn slides with the shipped bundles (core install, no torch)
+# make demo              score synthetic slides with the shipped bundles (core install, no torch)
 # make demo SLIDES=DIR   score your own: one sub-folder a slide; OUT=DIR for another place of the results
 # make test              everything that must pass before a change lands
 # make test-long         kills, floods, browsers, real data
@@ -12,9 +12,9 @@ PIP_FLAGS = --quiet --disable-pip-version-check --no-input
 
 demo: .venv-core/installed
 ifeq ($(SLIDES),)
-	@test -d demo/slides || { rm -rf demo/partial && .venv-core/bin/smear data sample --out demo/partial \
-		&& mv demo/partial demo/slides; }
-	@out="$(OUT)"; .venv-core/bin/smear score demo/slides --out "$${out:-demo/results}" --overwrite
+	@test -d demo/slides || { rm -rf demo/partial && .venv-core/bin/smear data synthesize --out demo/partial \
+		--slides 7 --fields 6 --seed 1 --size 640 --px-per-um 11 --name demo && mv demo/partial demo/slides; }
+	@out="$(OUT)"; .venv-core/bin/smear score demo/slides/images --out "$${out:-demo/results}" --overwrite
 else
 	@out="$(OUT)"; .venv-core/bin/smear score "$(SLIDES)" --overwrite \
 		--out "$${out:-demo/results-$$(basename "$(SLIDES)")}" || test $$? -eq 3

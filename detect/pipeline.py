@@ -76,9 +76,10 @@ class Pipeline:
             places: list[tuple[int, int]] = []
             crops: list[CellCrop] = []
             for i, detections in enumerate(found):
-                for j in np.flatnonzero(np.isin(detections.labels, wanted)):
-                    places.append((i, int(j)))
-                    crops.append(classifier.cut(fields[i], _box(detections, int(j))))
+                cells = np.flatnonzero(np.isin(detections.labels, wanted)).tolist()
+                pixels = classifier.ready(fields[i]) if cells else fields[i]
+                places += [(i, j) for j in cells]
+                crops += [classifier.cut(pixels, _box(detections, j)) for j in cells]
             types = classifier.classes.names
             for (i, cell), row in zip(places, classifier.predict(crops), strict=True):
                 best = int(row.argmax())

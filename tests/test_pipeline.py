@@ -9,12 +9,12 @@ import pytest
 
 from detect.bundles.folder import Bundle, open_bundle
 from detect.classify.bundled import BundleClassifier
-from detect.data import sample
 from detect.detectors.bundled import BundleDetector
 from detect.pipeline import Cells, Pipeline
 from detect.runtime.base import EngineSettings
 from detect.taxonomy import UNIDENTIFIED
 from detect.types import Image
+from tests import drawn as sample
 
 ENGINE = EngineSettings()
 

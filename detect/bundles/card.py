@@ -8,6 +8,7 @@ from pydantic import Field as Key
 from pydantic import model_validator
 
 from detect.config import Settings
+from detect.images.preprocess import Step
 
 CARD, WEIGHTS, GRAPH = "bundle.yaml", "weights.safetensors", "model.onnx"
 
@@ -39,6 +40,7 @@ class DetectorGraph(Settings):
 
     Attributes:
         image_size: pixels of the longer side that a field is resized to.
+        preprocess: what is done to a field before that, with the numbers that were fitted.
         pad: grey level around a field that fills no multiple of `stride`.
         square: fields are padded to a square, for networks that know one shape only.
         one_by_one: the graph takes one field a call.
@@ -49,6 +51,7 @@ class DetectorGraph(Settings):
     """
 
     image_size: int = Key(ge=32)
+    preprocess: tuple[Step, ...] = ()
     stride: int = 32
     pad: int = Key(114, ge=0, le=255)
     square: bool = False
@@ -66,6 +69,7 @@ class ClassifierGraph(Settings):
 
     Attributes:
         image_size: pixels a side that a crop is resized to.
+        preprocess: what is done to a field before cells are cut out of it, with the numbers that were fitted.
         margin: context around the box, as a fraction of its longer side.
         routed_from: detector classes whose cells come here.
         temperature: the graph's scores are divided by this before the softmax; fitted on dev.
@@ -74,6 +78,7 @@ class ClassifierGraph(Settings):
     """
 
     image_size: int = Key(ge=16)
+    preprocess: tuple[Step, ...] = ()
     margin: float = Key(ge=0)
     routed_from: tuple[str, ...]
     temperature: float = Key(1.0, gt=0)

@@ -11,6 +11,7 @@ from detect.bundles.card import ClassifierGraph
 from detect.bundles.folder import Bundle
 from detect.classify.crops import crop, resize
 from detect.errors import BundleError
+from detect.images import preprocess
 from detect.runtime.base import FRAMEWORK, EngineSettings, open_graph
 from detect.types import CellCrop, ClassMap, Image
 
@@ -40,8 +41,12 @@ class BundleClassifier:
         self.classes = ClassMap(bundle.card.classes)
         self._run: Graph = graph or _graph(bundle, engine or EngineSettings())
 
+    def ready(self, field: Image) -> Image:
+        """The field as cells are cut out of it: preprocessed, where the bundle says so."""
+        return preprocess.apply(field, self.settings.preprocess) if self.settings.preprocess else field
+
     def cut(self, field: Image, box: tuple[float, float, float, float]) -> CellCrop:
-        """The crop of a cell as this model wants it, in original pixels."""
+        """The crop of a cell as this model wants it, from a `ready` field."""
         return crop(field, box, self.settings.margin)
 
     def predict(self, crops: Sequence[CellCrop]) -> NDArray[np.float32]:

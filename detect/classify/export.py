@@ -39,6 +39,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     _write_graph(model, settings.image_size, out / GRAPH)
     graph = ClassifierGraph(
         image_size=settings.image_size,
+        preprocess=settings.preprocess,
         margin=settings.margin,
         routed_from=settings.routed_from,
         threshold_choice="",
@@ -106,7 +107,7 @@ def raw_scores(
     unknown = sorted({c.type for c in cells} - set(classifier.classes.names))
     if unknown:
         raise DataError(f"cells of types that the bundle does not know: {unknown}", remedy="use the bundle's own split")
-    crops = [classifier.cut(decode.read(c.path), c.box) for c in cells]
+    crops = [classifier.cut(classifier.ready(decode.read(c.path)), c.box) for c in cells]
     heat = classifier.settings.temperature
     scores = np.log(np.maximum(classifier.predict(crops).astype(np.float64), 1e-12)) * heat
     return scores, np.array([classifier.classes.index(c.type) for c in cells], np.int64)

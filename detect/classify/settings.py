@@ -6,6 +6,7 @@ from pydantic import Field as Key
 
 from detect.config import Settings
 from detect.data.augment import Transform
+from detect.images.preprocess import Step
 
 
 class ClassifierSettings(Settings):
@@ -16,6 +17,7 @@ class ClassifierSettings(Settings):
         image_size: pixels a side of the input. margin: context around the box, fraction of its longer side.
         jitter: boxes are moved and scaled by up to this fraction in training, as a detector's boxes are.
         routed_from: detector classes whose cells the bundle will be given.
+        preprocess: done to every field before cells are cut out of it, in training and by the bundle.
         min_accuracy: on dev, the least share of answered cells that is right; it sets the bundle's min_probability.
     """
 
@@ -32,4 +34,5 @@ class ClassifierSettings(Settings):
     seed: int = Key(1, ge=0)
     routed_from: tuple[str, ...] = ("WBC",)
     min_accuracy: float = Key(0.95, gt=0, le=1)
+    preprocess: tuple[Step, ...] = ()
     augment: tuple[Transform, ...] = ()

@@ -35,7 +35,7 @@ from detect.data.typed import TypedCell, load_typed
 from detect.detectors.train import keep_data, keep_settings
 from detect.errors import StoreError
 from detect.formats.tally import Tally
-from detect.images import decode
+from detect.images import decode, preprocess
 from detect.types import Image
 
 
@@ -68,6 +68,7 @@ def train(
         raise StoreError(
             "the training is finished: nothing to resume", where=str(out), remedy="export it, or name another"
         )
+    settings = settings.model_copy(update={"preprocess": preprocess.fit(settings.preprocess, str(path))})
     out.mkdir(parents=True, exist_ok=True)
     keep_settings(settings, out, str(path))
     cards = [load_card(d) for d in data]
@@ -132,7 +133,7 @@ def _fit(
     import albumentations as A
 
     pixels = A.Compose(augment.build(settings.augment, where), seed=settings.seed)
-    fields = [decode.read(c.path) for c in cells]
+    fields = [preprocess.apply(decode.read(c.path), settings.preprocess) for c in cells]
     labels = np.array([types.index(c.type) for c in cells])
     model = NETWORKS[settings.network](len(types), dropout=settings.dropout)
     steps = settings.epochs * -(-len(cells) // settings.batch)

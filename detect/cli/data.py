@@ -1,4 +1,4 @@
-"""`smear data`: splits and samples."""
+"""`smear data`: labelled sets, and synthetic ones."""
 
 from __future__ import annotations
 
@@ -93,19 +93,40 @@ def split_cells(
 
 
 @app.command()
-def sample(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write slides into.")],
-    fields: Annotated[int, typer.Option("--fields", min=1, max=99, help="Fields per slide.")] = 12,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the drawing.")] = 1,
+def synthesize(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; new or empty.")],
+    slides: Annotated[int, typer.Option("--slides", min=1, max=9999, help="Slides.")] = 4,
+    fields: Annotated[int, typer.Option("--fields", min=1, max=9999, help="Fields of each slide.")] = 25,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed draws the same bytes.")] = 1,
+    ranges: Annotated[str, typer.Option("--ranges", help="train, test (wider: measure on this), or a file.")] = "train",
+    size: Annotated[int, typer.Option("--size", min=256, max=8192, help="Pixels a side of a field.")] = 1024,
+    px_per_um: Annotated[
+        float | None, typer.Option("--px-per-um", min=1, max=40, help="Magnification; of the ranges by default.")
+    ] = None,
+    disease: Annotated[str | None, typer.Option("--disease", help="The same for all slides, such as ALL-L1.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one a core by default.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Of the set.")] = "synthetic",
 ) -> None:
-    """Draw a small sample of slides: drawings, for a first look, never for figures."""
-    from detect.data.sample import write_slides
-    from detect.errors import StoreError
+    """Draw slides of which every cell is known: box, mask, type, attributes, disease. Nothing on them ever lived."""
+    from collections import Counter
 
-    if out.exists() and any(out.iterdir()):
-        raise StoreError("the folder is not empty", where=str(out), remedy="name another")
-    files = write_slides(out, fields, seed)
-    console.print(f"{len(files)} drawn fields on {len({f.parent for f in files})} slides in {out}")
+    from detect.cli.output import fields_bar
+    from detect.data.smear.settings import load_smear
+    from detect.data.smear.write import Asked
+    from detect.data.smear.write import synthesize as run
+    from detect.runtime.base import cores
+
+    settings = load_smear(ranges)
+    if px_per_um is not None:
+        settings = settings.at(px_per_um)
+    if disease is not None:
+        settings = settings.only(disease)
+    asked = Asked(out, slides, fields, seed, size, size, workers or min(cores(), slides * fields), name)
+    with fields_bar() as progress:
+        dataset = run(settings, asked, progress)
+    counts = Counter(dataset.classes.names[i] for f in dataset.fields for i in f.annotations.labels)
+    print_table("cells", ("label", "drawn"), ((n, counts[n]) for n in dataset.classes.names if counts[n]))
+    console.print(f"{len(dataset)} fields on {slides} slides in {out}: pictures in {out}/images")
 
 
 Source = Annotated[str, typer.Argument(help="Dataset card, data.yaml, COCO or CSV file, or a labelled folder.")]
@@ -307,3 +328,30 @@ def cards() -> None:
             for c in found
         ),
     )
+
+
+@app.command()
+def preview(
+    config: Annotated[str, typer.Argument(help="Set of configs/transforms, or a training's configuration.")],
+    image: Annotated[Path, typer.Argument(help="A field.")],
+    out: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("sheet.png"),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 1,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="YOLO label file of the field; looked for beside it by default.")
+    ] = None,
+) -> None:
+    """Draw what each preprocessing step and augmentation of a configuration does to a field."""
+    import cv2
+
+    from detect.data import preview as sheets
+    from detect.data.augment import load_set
+    from detect.errors import StoreError
+
+    chosen, where = load_set(config)
+    drawn = sheets.sheet(sheets.read(image, labels), sheets.neighbours(image), chosen, where, seed)
+    _, data = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+    try:
+        out.write_bytes(data.tobytes())
+    except OSError as error:
+        raise StoreError(f"cannot be written: {error.strerror}", where=str(out), remedy="name another file") from error
+    console.print(f"sheet: {out.resolve()}", soft_wrap=True)

@@ -108,6 +108,7 @@ class Card(Settings):
     """One public dataset.
 
     Attributes:
+        class_map: published label to one of the classes; null leaves its cells out on purpose: they are ground.
         unavailable: why there is nothing to read, where a set is private or has no layout of its own.
         checked_on: what its reading was tested on.
     """
@@ -120,7 +121,7 @@ class Card(Settings):
     how_to_get: str
     folder: str
     classes: tuple[str, ...]
-    class_map: dict[str, str]
+    class_map: dict[str, str | None]
     exhaustive_for: tuple[str, ...]
     grouping: Grouping
     layout: Layout | None = None
@@ -141,9 +142,9 @@ class Card(Settings):
         for name in self.exhaustive_for:
             if name not in self.classes:
                 raise ValueError(f"exhaustive_for: '{name}' is not among the classes")
-        for published, name in self.class_map.items():
-            if name not in self.classes:
-                raise ValueError(f"class_map: '{published}' goes to '{name}', which is not among the classes")
+        for published, target in self.class_map.items():
+            if target is not None and target not in self.classes:
+                raise ValueError(f"class_map: '{published}' goes to '{target}', which is not among the classes")
         return self
 
 

@@ -14,6 +14,7 @@ from pydantic import Field as Key
 from detect.config import Settings
 from detect.data.augment import Transform
 from detect.errors import ConfigError
+from detect.images.preprocess import Step
 from detect.types import ClassMap, Dataset, Detections, Image
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -105,6 +106,7 @@ class DetectorSettings(Settings):
         nms_iou: of two boxes of one class that overlap more than this, the better is kept.
         smallest_anchor: of torchvision, side of the anchors on the finest map, input pixels; each map doubles it.
         rois: of two-stage models, proposals of a field that the second stage learns from, cells and background.
+        preprocess: done to every field, in training and by the bundle. augment: done now and then, in training only.
         stages: trainings in a row, such as synthetic fields, then real ones; they name their data themselves.
         class_weights: balanced weighs a class by the inverse square root of how often it is drawn, mean 1.
     """
@@ -123,6 +125,7 @@ class DetectorSettings(Settings):
     rois: int = Key(512, ge=16)
     class_weights: Literal["none", "balanced"] = "none"
     hyperparameters: Hyperparameters = Hyperparameters()
+    preprocess: tuple[Step, ...] = ()
     augment: tuple[Transform, ...] = ()
     stages: tuple[Stage, ...] = ()
 

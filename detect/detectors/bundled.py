@@ -15,6 +15,7 @@ from detect.bundles.folder import Bundle
 from detect.detectors.base import Architecture, family
 from detect.detectors.classical import ClassicalDetector, ClassicalSettings
 from detect.detectors.masks import paste
+from detect.images import preprocess
 from detect.images.letterbox import Letterbox, place, plan
 from detect.runtime.base import FRAMEWORK, EngineSettings, open_graph
 from detect.types import ClassMap, Detections, Image
@@ -60,6 +61,8 @@ class BundleDetector:
 
     def predict(self, fields: Sequence[Image]) -> list[Detections]:
         """See `Detector.predict`. Fields of any size; those of one letterbox size run as one batch."""
+        if self.settings.preprocess:
+            fields = [preprocess.apply(pixels, self.settings.preprocess) for pixels in fields]
         boxes = [self.letterbox(pixels.shape[1], pixels.shape[0]) for pixels in fields]
         found: dict[int, Detections] = {}
         for shape in dict.fromkeys((b.height, b.width) for b in boxes):

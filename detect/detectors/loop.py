@@ -29,7 +29,7 @@ from detect.detectors.base import Architecture, DetectorSettings, TrainingJob, T
 from detect.detectors.bundled import Graph
 from detect.detectors.measure import PAD, on_dev
 from detect.errors import ConfigError, DataError, MissingExtraError, StoreError
-from detect.images import decode
+from detect.images import decode, preprocess
 from detect.images.letterbox import place, plan
 from detect.runtime.base import cores
 from detect.types import Image, LabelledField
@@ -346,14 +346,14 @@ class Fields:
         boxes, labels = boxes[real], cells.labels[real]
         drawn = np.array([cells.masks[i] is not None for i in np.flatnonzero(real)], bool)
         given: dict[str, Any] = {"image": pixels, "bboxes": boxes, "rows": np.arange(len(boxes))}
-        if masks is not None:
+        if masks is not None and real.any():  # albumentations takes no empty stack
             given["masks"] = masks[real].astype(np.uint8)
         out = self._change(**given)
         rows = np.asarray(out["rows"], np.int64)
         moved = np.asarray(out["bboxes"], np.float32).reshape(-1, 4)
         wide = ((moved[:, 2:] - moved[:, :2]) >= 1).all(axis=1)
         rows, moved = rows[wide], moved[wide]
-        kept = None if masks is None else np.stack([*out["masks"]])[rows].astype(bool)
+        kept = np.stack([*out["masks"]])[rows].astype(bool) if "masks" in given else None
         unlabelled = self._job.unlabelled.get(labelled.field.id, frozenset())
         return out["image"], Target(moved, labels[rows], kept, drawn[rows], unlabelled)
 
@@ -362,7 +362,8 @@ class Fields:
     ) -> tuple[Image, NDArray[np.float32], NDArray[np.bool_] | None]:
         """Pixels, boxes and masks of a field in the model's input, as evaluation places it."""
         if index not in self._kept:
-            self._kept[index] = self._place(decode.read(labelled.field.path))
+            pixels = preprocess.apply(decode.read(labelled.field.path), self._job.settings.preprocess)
+            self._kept[index] = self._place(pixels)
         pixels = self._kept[index]
         width, height = labelled.field.width, labelled.field.height
         box = plan(width, height, self._job.settings.image_size, self._traits.stride, square=self._traits.square)

@@ -61,6 +61,7 @@ def graph_section(settings: DetectorSettings, traits: Traits, classes: Sequence[
     """How fields go into a trained model; its thresholds let everything through until they are chosen on dev."""
     return DetectorGraph(
         image_size=settings.image_size,
+        preprocess=settings.preprocess,
         stride=traits.stride,
         pad=PAD,
         square=traits.square,

@@ -448,12 +448,10 @@ def export_onnx(architecture: Architecture, weights: Path, image_size: int, path
 
 def _drawn(side: int) -> NDArray[np.uint8]:
     """A field that looks like one enough."""
-    import cv2
+    from detect.data.smear.field import one_of_each
+    from detect.data.smear.settings import load_smear
 
-    from detect.data.sample import SLIDES, fields
-
-    pixels, _ = next(iter(fields(1, 1, SLIDES["slide-a"])))
-    return np.ascontiguousarray(cv2.resize(pixels, (side, side)))
+    return next(one_of_each(load_smear("train"), 1, 1, side)).pixels
 
 
 def reference(architecture: Architecture, weights: Path, device: str = "cpu", precision: str = "fp32") -> Graph:

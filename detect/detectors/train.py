@@ -40,6 +40,7 @@ from detect.errors import ConfigError, DataError, SplitLeakError, StoreError
 from detect.evaluate.align import align
 from detect.formats.tally import Tally
 from detect.formats.yolo import ORDER
+from detect.images import preprocess
 from detect.types import Dataset, LabelledField
 
 # Label problems that nothing should be learnt from.
@@ -167,6 +168,8 @@ def _train(
         raise StoreError(
             "the training is finished: nothing to resume", where=str(out), remedy="export it, or name another"
         )
+    # Fitted before anything is written: the numbers, not the reference picture, travel with the run and the bundle.
+    settings = settings.model_copy(update={"preprocess": preprocess.fit(settings.preprocess, how.config)})
     out.mkdir(parents=True, exist_ok=True)
     keep_settings(settings, out, how.config)
     keep_data([s.card for s in sets], [s.split for s in sets], out)

@@ -23,6 +23,7 @@ from detect import assets
 from detect.config import load_yaml
 from detect.data import augment
 from detect.detectors.base import Architecture, DetectorSettings, TrainingJob, Traits
+from detect.detectors.prepared import prepared
 from detect.errors import BundleError, ConfigError, DataError, MissingExtraError
 from detect.formats import yolo
 from detect.formats.labels import stem_of
@@ -48,6 +49,7 @@ try:
     from ultralytics.utils.events import events
     from ultralytics.utils.torch_utils import intersect_dicts, unwrap_model
 
+    import detect.data.transforms  # known by name where the library makes them again in its processes  # noqa: F401
     from detect.detectors import loop
 except ImportError as error:
     raise MissingExtraError("the ultralytics family", "train") from error
@@ -106,9 +108,11 @@ def train(job: TrainingJob) -> dict[str, Any]:
 def _ready(job: TrainingJob, config: dict[str, Any], folder: Path, devices: str, precision: str) -> Any:
     """The library's training, with all of ours in it."""
     settings = job.settings
-    data = yolo.write(job.train, job.out / "data", {"train": job.train.fields, "val": job.dev.fields})
+    steps, place = settings.preprocess, job.out / "preprocessed"
+    fields = {"train": job.train.fields, "val": job.dev.fields}
+    data = yolo.write(job.train, job.out / "data", {k: prepared(v, steps, place / k) for k, v in fields.items()})
     overrides = _overrides(settings, data, folder, devices, precision)
-    overrides["augmentations"] = augment.build(settings.augment, job.config)
+    overrides["augmentations"] = augment.build(settings.augment, job.config, bgr=True)  # as the library reads pictures
     unlabelled = {stem_of(field): classes for field, classes in job.unlabelled.items() if classes}
     if unlabelled:
         overrides |= {"mosaic": 0.0, "mixup": 0.0}  # a picture of several fields could not tell what is drawn on it

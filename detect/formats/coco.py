@@ -17,7 +17,7 @@ from pycocotools import mask as rle
 from detect import geometry
 from detect.errors import FormatError
 from detect.formats import masks
-from detect.formats.labels import Labels, box_fault, is_finite, load_json
+from detect.formats.labels import ClassNames, Labels, box_fault, is_finite, load_json
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, Rle
 
@@ -31,7 +31,7 @@ _SAME = 2e-3  # pixels: records hold float32, which differ by less up to sides o
 def read(
     path: Path,
     images: Path,
-    class_map: Mapping[str, str] | None,
+    class_map: ClassNames | None,
     tally: Tally,
     *,
     classes: ClassMap | None = None,
@@ -50,7 +50,7 @@ def read(
         if not categories:
             raise FormatError("no categories", where=str(path), remedy="name the classes in 'categories'")
         class_map = {name: name for name in dict.fromkeys(categories.values())}
-    classes = classes or ClassMap(tuple(dict.fromkeys(class_map.values())))
+    classes = classes or ClassMap(tuple(dict.fromkeys(n for n in class_map.values() if n is not None)))
     labels = Labels(classes, class_map, tally)
     per_image = _images(data["images"], path, tally)
     rows: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in per_image}

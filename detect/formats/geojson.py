@@ -18,7 +18,7 @@ from pycocotools import mask as rle
 from detect import geometry
 from detect.errors import FormatError
 from detect.formats import masks as mask_images
-from detect.formats.labels import Labels, box_fault, is_finite, label_file, load_json, stem_of
+from detect.formats.labels import ClassNames, Labels, box_fault, is_finite, label_file, load_json, stem_of
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Field, LabelledField, Rle
 
@@ -116,7 +116,7 @@ def _mask(rings: Sequence[np.ndarray], field: Field, where: str, tally: Tally) -
 
 
 def read(
-    folder: Path, fields: Sequence[Field], class_map: Mapping[str, str], classes: ClassMap, tally: Tally
+    folder: Path, fields: Sequence[Field], class_map: ClassNames, classes: ClassMap, tally: Tally
 ) -> list[LabelledField]:
     """Labels of `fields`, each found in `folder` by its id with '/' as '__', or by its stem."""
     labels = Labels(classes, class_map, tally)

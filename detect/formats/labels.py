@@ -15,23 +15,28 @@ from detect.errors import FormatError
 from detect.formats.tally import Tally
 from detect.types import ClassMap, Field
 
+ClassNames = Mapping[str, str | None]  # published name to class name; None leaves its cells out
+
 
 class Labels:
     """Looks up published names, and counts the ones nobody mapped.
 
     Args:
         classes: the classes of the records.
-        class_map: published name to class name, as a dataset card gives it.
+        class_map: published name to class name, as a dataset card gives it; None leaves its cells out.
     """
 
-    def __init__(self, classes: ClassMap, class_map: Mapping[str, str], tally: Tally) -> None:
-        self._index = {name: classes.index(target) for name, target in class_map.items()}
+    def __init__(self, classes: ClassMap, class_map: ClassNames, tally: Tally) -> None:
+        self._index = {name: classes.index(target) for name, target in class_map.items() if target is not None}
+        self._left_out = {name for name, target in class_map.items() if target is None}
         self._folded = {name.casefold().strip(): index for name, index in self._index.items()}
         self._tally = tally
 
     def get(self, name: str, where: str) -> int | None:
         """Index of a published name. A case variant is repaired, an unknown name dropped; both are noted."""
         index = self.find(name)
+        if name in self._left_out:
+            return None
         if index is None:
             self._tally.add("unknown label", where, f"'{name}', known: {sorted(self._index)}", "dropped")
         elif name not in self._index:

@@ -18,7 +18,7 @@ import numpy as np
 
 from detect import geometry
 from detect.errors import FormatError
-from detect.formats.labels import Labels, box_fault, is_finite, size_fault
+from detect.formats.labels import ClassNames, Labels, box_fault, is_finite, size_fault
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField
 
@@ -104,7 +104,7 @@ def labels_in(rows: Sequence[Row], columns: Mapping[str, str]) -> list[str]:
 
 
 def read(
-    path: Path, fields: Mapping[str, Field], class_map: Mapping[str, str], classes: ClassMap, tally: Tally
+    path: Path, fields: Mapping[str, Field], class_map: ClassNames, classes: ClassMap, tally: Tally
 ) -> list[LabelledField]:
     """Labels of a CSV file.
 

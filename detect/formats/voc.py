@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from detect import geometry
 from detect.errors import FormatError
-from detect.formats.labels import Labels, box_fault, label_file, size_fault, stem_of
+from detect.formats.labels import ClassNames, Labels, box_fault, label_file, size_fault, stem_of
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Field, LabelledField
 
@@ -49,7 +49,7 @@ def write(fields: Sequence[LabelledField], classes: ClassMap, folder: Path) -> N
 
 
 def read(
-    fields: Sequence[Field], labels_dir: Path, class_map: Mapping[str, str], classes: ClassMap, tally: Tally
+    fields: Sequence[Field], labels_dir: Path, class_map: ClassNames, classes: ClassMap, tally: Tally
 ) -> list[LabelledField]:
     """Labels of `fields` (with known width and height), found by the field's id with '/' as '__', or by its stem.
 

@@ -19,7 +19,7 @@ from detect import geometry
 from detect.config import load_yaml
 from detect.errors import FormatError
 from detect.formats import masks
-from detect.formats.labels import Labels, box_fault, stem_of
+from detect.formats.labels import ClassNames, Labels, box_fault, stem_of
 from detect.formats.tally import Tally
 from detect.types import Annotations, ClassMap, Dataset, Field, LabelledField, Rle
 
@@ -135,7 +135,7 @@ def read(
     fields: Sequence[Field],
     labels_dir: Path | None,
     names: Mapping[int, str],
-    class_map: Mapping[str, str],
+    class_map: ClassNames,
     classes: ClassMap,
     tally: Tally,
 ) -> list[LabelledField]:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from detect.bundles.folder import Bundle, open_bundle
 from detect.classify.bundled import BATCH, BundleClassifier, softmax
 from detect.classify.parity import parity
-from detect.data import sample
 from detect.errors import BundleError
 from detect.runtime.base import EngineSettings, installed
 from detect.types import CellCrop, Image
+from tests import drawn as sample
 
 
 @pytest.fixture(scope="module")

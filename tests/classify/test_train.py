@@ -10,9 +10,9 @@ import yaml
 
 from detect.bundles.card import CARD, GRAPH, WEIGHTS
 from detect.bundles.folder import open_bundle
-from detect.data import sample
 from detect.data.fingerprint import file_hash
 from detect.data.splits import Row, Split
+from tests import drawn as sample
 from tests.cli.command import Answer, inside, smear
 from tests.data import encode
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detect.data import sample
+from tests import drawn as sample
 
 HEAVY = ("torch", "torchvision", "ultralytics", "timm", "sklearn", "matplotlib", "fiftyone", "ray", "albumentations")
 TOLD = f"\nprint('loaded:', sorted(set({HEAVY}) & set(sys.modules)))"

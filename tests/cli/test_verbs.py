@@ -48,7 +48,7 @@ def test_the_verbs_are_all_there() -> None:
     assert names >= {
         "score",
         "doctor",
-        "data sample",
+        "data synthesize",
         "data split",
         "data split-cells",
         "train detector",

@@ -16,11 +16,11 @@ from detect.data.audit import Item
 from detect.data.audit_report import items_of, write
 from detect.data.copies import Pair
 from detect.data.folds import holdout, kfold, leave_one_out, read_groups, units
-from detect.data.sample import field
 from detect.data.sources import merge, read
 from detect.errors import DataError, SplitLeakError, StoreError
 from detect.formats.tally import Tally
 from tests.cli.command import inside
+from tests.drawn import field
 
 ORIGINALS = 40
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from detect.bundles.folder import Bundle, open_bundle
-from detect.data import sample
-from detect.data.sample import DrawnCell
 from detect.types import Image
+from tests import drawn as sample
+from tests.drawn import DrawnCell
 
 Drawn = list[tuple[Image, list[DrawnCell]]]
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle
 
 from detect import geometry
-from detect.data import sample
 from detect.detectors.classical import (
     CLASSES,
     CYTOPLASM,
@@ -30,6 +29,7 @@ from detect.formats import masks
 from detect.formats.masks import encode_at
 from detect.images import decode
 from detect.types import Detections, Image
+from tests import drawn as sample
 
 METHODS = ("otsu", "kmeans")
 GROUND, RED, CYTO, PURPLE = (225, 220, 222), (196, 150, 160), (190, 150, 195), (95, 50, 150)

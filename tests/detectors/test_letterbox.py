@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detect import geometry
-from detect.data import sample
 from detect.images.letterbox import Letterbox, place, plan
+from tests import drawn as sample
 
 SIDES = st.integers(1, 6000)
 

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import yaml
 
-from detect.data import sample
 from detect.data.fingerprint import file_hash
-from detect.data.sample import DrawnCell
 from detect.data.splits import Row, Split
 from detect.geometry import to_centers
 from detect.types import Image
+from tests import drawn as sample
 from tests.data import encode
+from tests.drawn import DrawnCell
 
 NAMES = ("WBC", "RBC", "Platelets")
 PARTS = {"train": 8, "dev": 2, "test": 2}

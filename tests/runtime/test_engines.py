@@ -10,11 +10,11 @@ import pytest
 
 from detect.bundles.folder import Bundle, open_bundle
 from detect.classify.bundled import BundleClassifier
-from detect.data import sample
 from detect.detectors.bundled import BundleDetector
 from detect.errors import BundleError, ConfigError
 from detect.runtime.base import ENGINES, EngineSettings, cores, installed, open_graph, stack
 from detect.types import Image
+from tests import drawn as sample
 
 BOTH = pytest.mark.skipif(len(installed()) < 2, reason="one engine only is installed here")
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from detect.data import sample
+from tests import drawn as sample
 from tests.cli.command import Answer, inside, smear
 from tests.data import bad_files
 

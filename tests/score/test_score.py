@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from detect.bundles.folder import open_bundle
-from detect.data import sample
+from tests import drawn as sample
 from tests.cli.command import Answer, inside, smear
 from tests.data import encode
 from tests.score.conftest import RESULTS
