@@ -28,7 +28,8 @@ import yaml
 from detect import __version__
 from detect.data.cards import load_card
 from detect.data.splits import Split, read_split
-from detect.errors import SmearError, StoreError
+from detect.data.whole import whole
+from detect.errors import SmearError
 from detect.formats import coco, yolo
 from detect.formats.labels import stem_of
 from detect.review import documents
@@ -69,29 +70,16 @@ def pull(name: str, out: Path, progress: Progress | None = None) -> Pulled:
         StoreError: the folder is not empty. ReviewError: no such review, or the database went away.
     """
     out = out.absolute()
-    if out.exists() and any(out.iterdir()):
-        raise StoreError("the folder is not empty", where=str(out), remedy="name another")
-    dataset, snapshot, annotator = open_dataset(name)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        with reached():
-            writer = _Writer(partial, out, name, snapshot, annotator, shown_attributes(dataset))
-            total = int(snapshot.about["counts"]["fields"])
-            for entry, row in _side_by_side(dataset, snapshot):
-                writer.add(entry, row)
-                if progress is not None:
-                    progress(1, total)
-            writer.problems += _strangers(dataset, writer)
-            pulled = writer.finish()
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
-    return pulled
+    with whole(out) as folder, reached():
+        dataset, snapshot, annotator = open_dataset(name)
+        writer = _Writer(folder, out, name, snapshot, annotator, shown_attributes(dataset))
+        total = int(snapshot.about["counts"]["fields"])
+        for entry, row in _side_by_side(dataset, snapshot):
+            writer.add(entry, row)
+            if progress is not None:
+                progress(1, total)
+        writer.problems += _strangers(dataset, writer)
+        return writer.finish()
 
 
 def _side_by_side(dataset: Any, snapshot: Snapshot) -> Iterator[tuple[Entry, Row | None]]:

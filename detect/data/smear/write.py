@@ -13,7 +13,6 @@ OUT/
 from __future__ import annotations
 
 import csv
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,7 +31,7 @@ from detect.data.smear import field as fields
 from detect.data.smear import slide as slides
 from detect.data.smear.settings import Smear
 from detect.data.splits import Row, Split
-from detect.errors import StoreError
+from detect.data.whole import whole
 from detect.formats import coco, masks
 from detect.taxonomy import taxonomy
 from detect.types import Annotations, ClassMap, Dataset, Field, Image, LabelledField
@@ -69,21 +68,10 @@ def synthesize(settings: Smear, asked: Asked, progress: Progress | None = None) 
     Raises:
         StoreError: the folder is not empty.
     """
-    out = asked.out.absolute()
-    if out.exists() and any(out.iterdir()):
-        raise StoreError("the folder is not empty", where=str(out), remedy="name another")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "images").mkdir(parents=True)
-    try:
-        dataset = _draw(settings, asked, partial, progress)
-        _write(settings, asked, dataset, partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    with whole(asked.out) as folder:
+        (folder / "images").mkdir()
+        dataset = _draw(settings, asked, folder, progress)
+        _write(settings, asked, dataset, folder)
     return dataset
 
 
