@@ -103,30 +103,17 @@ def test_doctor_says_when_an_engine_is_missing(monkeypatch: pytest.MonkeyPatch) 
     assert "pip install onnxruntime" in answer.out
 
 
-def test_a_sample_is_the_same_each_time(tmp_path: Path) -> None:
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        answer = inside("data", "sample", "--out", tmp_path / name, "--fields", 2, "--seed", seed)
-        assert answer.code == 0
-        assert "6 drawn fields on 3 slides" in answer.out
-    a, b, c = (digests(tmp_path / name) for name in "abc")
-    assert len(a) == 6
-    assert a == b
-    assert set(a) == set(c)
-    assert not set(a.values()) & set(c.values())
-    assert len(set(a.values())) == 6
-
-
-def test_a_sample_is_not_drawn_over_anything(tmp_path: Path) -> None:
+def test_a_synthetic_set_is_not_drawn_over_anything(tmp_path: Path) -> None:
     (tmp_path / "mine.jpg").write_bytes(b"mine")
-    answer = inside("data", "sample", "--out", tmp_path)
+    answer = inside("data", "synthesize", "--out", tmp_path)
     assert answer.code == 2
     assert "not empty" in answer.err
     assert digests(tmp_path) == {"mine.jpg": hashlib.sha256(b"mine").hexdigest()}
 
 
-@pytest.mark.parametrize("fields", [0, 100])
-def test_a_sample_has_a_size(tmp_path: Path, fields: int) -> None:
-    assert inside("data", "sample", "--out", tmp_path / "x", "--fields", fields).code == 2
+@pytest.mark.parametrize("words", [("--fields", 0), ("--slides", 10_000), ("--size", 100), ("--px-per-um", 0)])
+def test_a_synthetic_set_has_a_size(tmp_path: Path, words: tuple[object, ...]) -> None:
+    assert inside("data", "synthesize", "--out", tmp_path / "x", *words).code == 2
     assert not (tmp_path / "x").exists()
 
 
