@@ -17,8 +17,9 @@ def main() -> None:
         sys.exit(f"the core environment holds {present}: install without extras")
     with tempfile.TemporaryDirectory() as folder:
         slides, out = Path(folder) / "slides", Path(folder) / "out"
-        subprocess.run([SMEAR, "data", "sample", "--out", slides, "--fields", "1"], check=True)
-        subprocess.run([SMEAR, "score", slides, "--out", out], check=True, stdout=subprocess.DEVNULL)
+        size = ["--slides", "3", "--fields", "1", "--size", "640", "--px-per-um", "11"]
+        subprocess.run([SMEAR, "data", "synthesize", "--out", slides, *size], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([SMEAR, "score", slides / "images", "--out", out], check=True, stdout=subprocess.DEVNULL)
         import pyarrow.parquet as pq
 
         cells = pq.read_table(out / "cells" / "part-00000.parquet")

@@ -123,8 +123,11 @@ def test_the_bundle_verifies_and_scores(bundle: tuple[Path, Answer], tmp_path: P
     assert verified.code == 0, verified.out + verified.err[-3000:]
     assert "holds" in verified.out
     assert "BROKEN" not in verified.out
-    assert inside("data", "sample", "--out", tmp_path / "in", "--fields", 1).code == 0
-    scored = inside("score", tmp_path / "in", "--out", tmp_path / "out", "--detector", out, "--classifier", "none")
+    size = ("--slides", 2, "--fields", 1, "--size", 320)
+    assert inside("data", "synthesize", "--out", tmp_path / "in", *size).code == 0
+    scored = inside(
+        "score", tmp_path / "in" / "images", "--out", tmp_path / "out", "--detector", out, "--classifier", "none"
+    )
     assert scored.code == 0
 
 
