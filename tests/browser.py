@@ -147,7 +147,7 @@ class Browser:
 
     def keys(self, key: str, *, control: bool = False) -> None:
         """Press a key."""
-        code = {"a": 65, "Tab": 9, "Enter": 13}.get(key, 0)
+        code = {"a": 65, "Tab": 9, "Enter": 13, "Escape": 27}.get(key, 0)
         for kind in ("keyDown", "keyUp"):
             self.send(
                 "Input.dispatchKeyEvent",

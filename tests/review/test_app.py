@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from tests.browser import CHROMIUM, Browser
 from tests.cli.command import SCRIPT, inside
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")]
+
+
+_TRIES = 8
 
 
 def text(said: str) -> str:
@@ -47,8 +51,8 @@ def wrong(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder, cell["id"]
 
 
-@pytest.fixture
-def app(database: str, wrong: tuple[Path, int]) -> Iterator[str]:
+@contextmanager
+def served(wrong: tuple[Path, int]) -> Iterator[str]:
     """The App on that set; its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -64,33 +68,25 @@ def app(database: str, wrong: tuple[Path, int]) -> Iterator[str]:
         said += line
         if "the App:" in line:
             url = line.split()[2]
-    assert url, said[-3000:]
-    yield url
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
+    try:
+        assert url, said[-3000:]
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
 
 
-def test_an_edit_in_the_app_comes_back_and_nothing_else(app: str, wrong: tuple[Path, int], tmp_path: Path) -> None:
-    import pymongo
-
-    _, identity = wrong
-    client: Any = pymongo.MongoClient(os.environ["FIFTYONE_DATABASE_URI"])
-    dataset = client["fiftyone"]["datasets"].find_one({"name": "wrong-eve"})
-    samples = client["fiftyone"][dataset["sample_collection_name"]]
-
-    def cell() -> dict[str, Any]:
-        row = samples.find_one({"ground_truth.detections.cell": str(identity)})
-        assert row is not None
-        return next(c for c in row["ground_truth"]["detections"] if c.get("cell") == str(identity))
-
-    before = cell()
+def edit(app: str, cell: Callable[[], dict[str, Any]], before: dict[str, Any], picture: Path) -> None:
+    """Open a saved view, click its cell, and give it an attribute, another label and another place, all in the App."""
     with Browser(1700, 1000) as browser:
         browser.open(app)
         browser.wait(f"!!{text('Unsaved view')}", 180)
         browser.js(f"(() => {{const e = {text('Dismiss')}; if (e) e.click()}})()")
         browser.click_on(text("Unsaved view"))
         browser.click_on(text("missed white cells"))
-        browser.wait("document.body.innerText.includes('1 patch')", 120)
+        stumbled = "document.body.innerText.includes('API Error')"
+        browser.wait(f"document.body.innerText.includes('1 patch') || {stumbled}", 60)
+        assert not browser.js(stumbled)
         canvas = "[...document.querySelectorAll('[data-cy=looker] canvas')][0]"
         browser.wait(f"!!{canvas}")
         time.sleep(2)
@@ -109,8 +105,39 @@ def test_an_edit_in_the_app_comes_back_and_nothing_else(app: str, wrong: tuple[P
         browser.type(f"{moved:.4f}")
         browser.keys("Tab")
         wait_for(lambda: abs(cell()["bounding_box"][0] - moved) < 1e-3)
-        browser.picture(tmp_path / "app.png")
+        browser.picture(picture)
         assert not [r for r in browser.requests if "voxel51" in r or "google-analytics" in r]
+
+
+def test_an_edit_in_the_app_comes_back_and_nothing_else(database: str, wrong: tuple[Path, int], tmp_path: Path) -> None:
+    import pymongo
+
+    _, identity = wrong
+    client: Any = pymongo.MongoClient(os.environ["FIFTYONE_DATABASE_URI"])
+
+    def samples() -> Any:
+        dataset = client["fiftyone"]["datasets"].find_one({"name": "wrong-eve"})
+        return client["fiftyone"][dataset["sample_collection_name"]]
+
+    def cell() -> dict[str, Any]:
+        row = samples().find_one({"ground_truth.detections.cell": str(identity)})
+        assert row is not None
+        return next(c for c in row["ground_truth"]["detections"] if c.get("cell") == str(identity))
+
+    before: dict[str, Any] = {}
+    for attempt in range(_TRIES):
+        with served(wrong) as app:
+            before = before or cell()
+            try:
+                edit(app, cell, before, tmp_path / "app.png")
+                break
+            except (TimeoutError, AssertionError):
+                # Now and then the App of FiftyOne 1.22 answers "Object of type SavedView is not JSON serializable" for
+                # as long as it runs: a person starts it anew. What was edited by then is taken back.
+                if attempt == _TRIES - 1:
+                    raise
+        changes = {"ground_truth.detections.$[c]": before}
+        samples().update_many({}, {"$set": changes}, array_filters=[{"c.cell": str(identity)}])
     after = cell()
     answer = inside("review", "pull", "wrong-eve", "--out", tmp_path / "out")
     assert answer.code == 0, answer.err
@@ -133,7 +160,7 @@ def test_an_edit_in_the_app_comes_back_and_nothing_else(app: str, wrong: tuple[P
     assert any(line.startswith("1 ") and abs(float(line.split()[1]) - centre) < 1e-4 for line in lines)
 
 
-def wait_for(true: Any, seconds: float = 60) -> None:
+def wait_for(true: Any, seconds: float = 30) -> None:
     """Until the App has saved."""
     deadline = time.monotonic() + seconds
     while not true():
