@@ -126,6 +126,17 @@ class Browser:
         """The value of an expression once it is true."""
         return self._wait(lambda: self.js(expression), seconds)
 
+    def quiet(self, still: float = 2, seconds: float = 60) -> None:
+        """Until the page has asked for nothing for a while."""
+        seen: list[tuple[float, int]] = []
+
+        def no_more() -> bool:
+            self.js("0")  # reads what has come meanwhile
+            seen.append((time.monotonic(), len(self.requests)))
+            return [n for t, n in seen if t <= seen[-1][0] - still][-1:] == [seen[-1][1]]
+
+        self._wait(no_more, seconds)
+
     def click(self, x: float, y: float) -> None:
         """With the mouse."""
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
@@ -133,13 +144,20 @@ class Browser:
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
 
     def click_on(self, find: str, seconds: float = 60) -> None:
-        """On the middle of an element, by an expression that finds it."""
-        place = self.wait(
+        """On the middle of an element, by an expression that finds it, once it is seen there and stays where it is."""
+        place = (
             f"(() => {{const e = {find}; if (!e) return null; e.scrollIntoView({{block: 'center'}});"
-            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]})()",
-            seconds,
+            " const r = e.getBoundingClientRect(), at = [r.x + r.width / 2, r.y + r.height / 2];"
+            " const top = document.elementFromPoint(...at);"
+            " return top && (e.contains(top) || top.contains(e)) ? at : null})()"
         )
-        self.click(*place)
+        before: list[Any] = []
+
+        def still() -> Any:
+            before.append(self.js(place))
+            return before[-1] if len(before) > 2 and before[-1] == before[-2] == before[-3] else None
+
+        self.click(*self._wait(still, seconds))
 
     def type(self, said: str) -> None:
         """Text, at the cursor."""

@@ -99,9 +99,9 @@ def app_(name: Name, port: Port = 5151, address: Address = "127.0.0.1") -> None:
 def _serve(name: str, address: str, port: int) -> None:
     from detect.review.serve import serve
 
-    with serve(name, address, port) as (url, session):
-        console.print(f"the App: {url}  (stop it with Ctrl-C)")
-        session.wait(-1)
+    with serve(name, address, port) as (url, wait):
+        console.print(f"the App: {url}  (stop it with Ctrl-C)", soft_wrap=True)
+        wait()
 
 
 @app.command()

@@ -22,9 +22,6 @@ from tests.cli.command import SCRIPT, inside
 pytestmark = [pytest.mark.long, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")]
 
 
-_TRIES = 8
-
-
 def text(said: str) -> str:
     """The innermost element that says so, as JavaScript."""
     every = "[...document.querySelectorAll('*')]"
@@ -81,12 +78,11 @@ def edit(app: str, cell: Callable[[], dict[str, Any]], before: dict[str, Any], p
     with Browser(1700, 1000) as browser:
         browser.open(app)
         browser.wait(f"!!{text('Unsaved view')}", 180)
+        browser.quiet()  # the App takes the state of its server a moment after it is drawn
         browser.js(f"(() => {{const e = {text('Dismiss')}; if (e) e.click()}})()")
         browser.click_on(text("Unsaved view"))
         browser.click_on(text("missed white cells"))
-        stumbled = "document.body.innerText.includes('API Error')"
-        browser.wait(f"document.body.innerText.includes('1 patch') || {stumbled}", 60)
-        assert not browser.js(stumbled)
+        browser.wait("document.body.innerText.includes('1 patch')")
         canvas = "[...document.querySelectorAll('[data-cy=looker] canvas')][0]"
         browser.wait(f"!!{canvas}")
         time.sleep(2)
@@ -124,20 +120,8 @@ def test_an_edit_in_the_app_comes_back_and_nothing_else(database: str, wrong: tu
         assert row is not None
         return next(c for c in row["ground_truth"]["detections"] if c.get("cell") == str(identity))
 
-    before: dict[str, Any] = {}
-    for attempt in range(_TRIES):
-        with served(wrong) as app:
-            before = before or cell()
-            try:
-                edit(app, cell, before, tmp_path / "app.png")
-                break
-            except (TimeoutError, AssertionError):
-                # Now and then the App of FiftyOne 1.22 answers "Object of type SavedView is not JSON serializable" for
-                # as long as it runs: a person starts it anew. What was edited by then is taken back.
-                if attempt == _TRIES - 1:
-                    raise
-        changes = {"ground_truth.detections.$[c]": before}
-        samples().update_many({}, {"$set": changes}, array_filters=[{"c.cell": str(identity)}])
+    with served(wrong) as app:
+        edit(app, cell, cell(), tmp_path / "app.png")
     after = cell()
     answer = inside("review", "pull", "wrong-eve", "--out", tmp_path / "out")
     assert answer.code == 0, answer.err
