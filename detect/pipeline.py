@@ -11,6 +11,7 @@ from detect.bundles.folder import Bundle
 from detect.classify.bundled import BundleClassifier
 from detect.classify.crops import at_border
 from detect.detectors.bundled import open_detector
+from detect.images.magnification import Scale
 from detect.runtime.base import EngineSettings
 from detect.taxonomy import UNIDENTIFIED
 from detect.types import CellCrop, CellRecord, Detections, Image
@@ -52,14 +53,19 @@ class Pipeline:
                     routes.setdefault(self.detector.classes.index(name), classifier)
         self._routes: Mapping[int, BundleClassifier] = routes
 
-    def run(self, fields: Sequence[Image], names: Sequence[tuple[str, str]]) -> list[Cells]:
+    def run(
+        self,
+        fields: Sequence[Image],
+        names: Sequence[tuple[str, str]],
+        scales: Sequence[Scale | None] | None = None,
+    ) -> list[Cells]:
         """Cells of each field.
 
         Args:
             fields: pictures; those of one shape in the detector run as one batch.
-            names: (slide, field id) of each.
+            names: (slide, field id) of each. scales: how large cells are in each, see `Detector.predict`.
         """
-        found = self.detector.predict(fields)
+        found = self.detector.predict(fields, scales)
         answers = self._classify(fields, found)
         return [
             Cells(self._records(slide, field, pixels, detections, answers[i]), detections.capped)

@@ -40,6 +40,8 @@ class DetectorGraph(Settings):
 
     Attributes:
         image_size: pixels of the longer side that a field is resized to.
+        red_cell_px: median diameter of a red cell in the fields that it was trained on, so resized; None where no red
+            cell was labelled there.
         preprocess: what is done to a field before that, with the numbers that were fitted.
         pad: grey level around a field that fills no multiple of `stride`.
         square: fields are padded to a square, for networks that know one shape only.
@@ -51,6 +53,7 @@ class DetectorGraph(Settings):
     """
 
     image_size: int = Key(ge=32)
+    red_cell_px: float | None = Key(None, gt=0)
     preprocess: tuple[Step, ...] = ()
     stride: int = 32
     pad: int = Key(114, ge=0, le=255)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detect.cli.options import RunDevice, RunPrecision, Runtime, engine_settings
+from detect.cli.options import RunDevice, RunPrecision, Runtime, ScaleChoice, engine_settings, looking
 from detect.cli.output import fields_bar, print_table, print_tally
 from detect.cli.output import out as console
 
@@ -33,6 +33,7 @@ def detector(
     max_detections: Annotated[
         int | None, typer.Option("--max-detections", min=1, help="Most cells of a field; the bundle's own by default.")
     ] = None,
+    scale: ScaleChoice = "auto",
     engine: Runtime = "auto",
     precision: RunPrecision = "fp32",
     device: RunDevice = "cpu",
@@ -48,7 +49,8 @@ def detector(
     from detect.formats.tally import Tally
 
     opened, card, tally = open_bundle(bundle, "detector"), load_card(data), Tally()
-    asked = Asked(part, split_file, max_detections, engine_settings(engine, precision, device), rounds, seed)
+    run_by = engine_settings(engine, precision, device)
+    asked = Asked(part, split_file, max_detections, looking(scale), run_by, rounds, seed)
     with fields_bar() as progress:
         made = evaluate(opened, card, out, asked, root=root, tally=tally, progress=progress)
     print_tally(tally)

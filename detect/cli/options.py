@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 if TYPE_CHECKING:
+    from detect.images.magnification import Looking
     from detect.runtime.base import EngineSettings
 
 Runtime = Annotated[
@@ -15,6 +16,22 @@ Runtime = Annotated[
 ]
 RunPrecision = Annotated[str, typer.Option("--precision", help="fp32, bf16 (openvino, torch) or fp16 (torch, GPU).")]
 RunDevice = Annotated[str, typer.Option("--device", help="cpu, or cuda:0 with --runtime torch.")]
+
+ScaleChoice = Annotated[
+    str,
+    typer.Option("--scale", help="auto: measured by the red cells. fit: the longer side into the detector's input."),
+]
+
+
+def looking(scale: str) -> Looking:
+    """What --scale says; ConfigError where it is no choice."""
+    from detect.errors import ConfigError
+    from detect.images.magnification import Looking
+
+    for known in get_args(Looking):
+        if scale == known:
+            return cast("Looking", known)
+    raise ConfigError(f"--scale {scale}: no such choice", remedy=f"one of: {', '.join(get_args(Looking))}")
 
 
 def engine_settings(runtime: str, precision: str, device: str) -> EngineSettings:

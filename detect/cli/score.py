@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detect.cli.options import RunDevice, RunPrecision, Runtime
+from detect.cli.options import RunDevice, RunPrecision, Runtime, ScaleChoice
 from detect.cli.output import err
 from detect.cli.output import out as console
 
@@ -31,6 +31,11 @@ def score(
     workers: Annotated[int, typer.Option("--workers", help="Batches at once; 0 takes one per core.")] = 0,
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Replace the detector's thresholds, for evaluation.")
+    ] = None,
+    scale: ScaleChoice = "auto",
+    mpp: Annotated[float | None, typer.Option("--mpp", help="Micrometres a pixel, in place of --scale auto.")] = None,
+    cell_diameter_px: Annotated[
+        float | None, typer.Option("--cell-diameter-px", help="Diameter of a red cell, in place of --scale auto.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
 ) -> None:
@@ -60,6 +65,9 @@ def score(
         "batch": batch,
         "workers": workers,
         "min_score": min_score,
+        "scale": scale,
+        "mpp": mpp,
+        "cell_diameter_px": cell_diameter_px,
     }
     if classifier is not None:
         given["classifiers"] = [] if classifier == ["none"] else classifier
@@ -114,6 +122,8 @@ def _print(outcome: Outcome) -> None:
         for line in slide.beside:
             table.add_row(line.name, str(line.count), "", "", style="dim")
         console.print(table)
+        if slide.scale_unsure:
+            console.print("the size of its cells was not clear; see --mpp and --cell-diameter-px", soft_wrap=True)
     if len(outcome.slides) > 20:
         console.print(f"... and {len(outcome.slides) - 20} more slides, see {outcome.out / 'slides.csv'}")
     if outcome.others:

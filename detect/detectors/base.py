@@ -14,6 +14,7 @@ from pydantic import Field as Key
 from detect.config import Settings
 from detect.data.augment import Transform
 from detect.errors import ConfigError
+from detect.images.magnification import Scale
 from detect.images.preprocess import Step
 from detect.types import ClassMap, Dataset, Detections, Image
 
@@ -35,11 +36,20 @@ class Detector(Protocol):
     def classes(self) -> ClassMap:
         """The detector's own classes."""
 
-    def shape(self, width: int, height: int) -> tuple[int, int]:
+    @property
+    def red_cell_px(self) -> float | None:
+        """Diameter of a red cell in the input that it was trained with, pixels; None where it does not matter."""
+
+    def shape(self, width: int, height: int, scale: Scale | None = None) -> tuple[int, int]:
         """(height, width) in which a field of that size is looked at; fields of one shape can share a batch."""
 
-    def predict(self, fields: Sequence[Image]) -> list[Detections]:
-        """Cells of each field, boxes in the field's own pixels, in the order of the results."""
+    def predict(self, fields: Sequence[Image], scales: Sequence[Scale | None] | None = None) -> list[Detections]:
+        """Cells of each field, boxes in the field's own pixels, in the order of the results.
+
+        Args:
+            scales: how large cells are in each field, so that they are looked at in the size that was trained, in
+                tiles where the field is larger than the input. None: the longer side is resized to the input's.
+        """
 
 
 class Hyperparameters(Settings):

@@ -21,6 +21,7 @@ from detect import geometry
 from detect.config import Settings
 from detect.formats.masks import encode_at
 from detect.images import segment
+from detect.images.magnification import Scale
 from detect.images.segment import Floats, Labels, Mask, Stain
 from detect.types import ClassMap, Detections, Image
 
@@ -146,18 +147,21 @@ class ClassicalDetector:
         self._most = max_detections or self.settings.max_detections
         self._least = [(thresholds or {}).get(name, 0.0) for name in CLASSES]
 
-    def shape(self, width: int, height: int) -> tuple[int, int]:
+    red_cell_px: float | None = None
+
+    def shape(self, width: int, height: int, scale: Scale | None = None) -> tuple[int, int]:
         """See `Detector.shape`: fields are looked at one by one, so any of them share a batch."""
-        del width, height
+        del width, height, scale
         return 0, 0
 
-    def predict(self, fields: Sequence[Image]) -> list[Detections]:
+    def predict(self, fields: Sequence[Image], scales: Sequence[Scale | None] | None = None) -> list[Detections]:
         """Cells of each field, uint8 RGB (h, w, 3); masks show the whole cell. See `Detector.predict`."""
-        return [self._field(pixels) for pixels in fields]
+        known = scales or [None] * len(fields)
+        return [self._field(pixels, scale) for pixels, scale in zip(fields, known, strict=True)]
 
-    def _field(self, pixels: Image) -> Detections:
+    def _field(self, pixels: Image, scale_told: Scale | None) -> Detections:
         height, width = pixels.shape[:2]
-        unit = _unit(pixels, self.settings)
+        unit = scale_told.diameter_px if scale_told else red_cell_diameter(pixels, self.settings)
         if unit is None:
             return _none()
         scale = min(1.0, self.settings.work / unit, float(np.sqrt(self.settings.most_pixels / (height * width))))
@@ -268,8 +272,9 @@ def _stain(pixels: Image, settings: ClassicalSettings, body_part: float) -> Stai
     )
 
 
-def _unit(pixels: Image, settings: ClassicalSettings) -> float | None:
+def red_cell_diameter(pixels: Image, settings: ClassicalSettings | None = None) -> float | None:
     """The diameter of a red cell of the field in its pixels, or what a nucleus lets expect; None without either."""
+    settings = settings or ClassicalSettings()
     side = settings.look
     while True:
         scale = min(1.0, side / max(pixels.shape[:2]))

@@ -26,6 +26,7 @@ from detect.evaluate.saved import METRICS, save
 from detect.evaluate.strata import strata
 from detect.evaluate.tables import write
 from detect.formats.tally import Tally
+from detect.images.magnification import Looking
 from detect.runtime.base import FRAMEWORK, EngineSettings
 
 EVERYTHING = "all"
@@ -39,12 +40,15 @@ class Asked:
     Attributes:
         part: of the split, or `EVERYTHING` for every field whatever its part. split: the card's own if None.
         max_detections: the bundle's own if None.
+        scale: auto looks at each field at the scale that its red cells tell, where the bundle says what it was trained
+            at, as scoring does; fit resizes the longer side to the detector's input.
         rounds, seed: of the bootstrap.
     """
 
     part: str = "val"
     split: str | None = None
     max_detections: int | None = None
+    scale: Looking = "auto"
     engine: EngineSettings = field(default_factory=EngineSettings)
     rounds: int = ROUNDS
     seed: int = 1
@@ -89,7 +93,12 @@ def evaluate(
     kinds, identity = strata(dataset), fingerprint(dataset)
     dataset = align(dataset, runner.classes)
     n = len(dataset)
-    found = predict_all(runner, dataset, progress=lambda done: progress(done, n) if progress else None)
+    found = predict_all(
+        runner,
+        dataset,
+        measured=asked.scale == "auto",
+        progress=lambda done: progress(done, n) if progress else None,
+    )
     cap = asked.max_detections or bundle.detector.max_detections
     report, ap = measure(
         dataset, found, bundle.detector.thresholds, cap=cap, rounds=asked.rounds, seed=asked.seed, kinds=kinds
@@ -104,6 +113,7 @@ def evaluate(
         "part": asked.part,
         "fingerprint": identity,
         "engine": {"name": asked.engine.name, "precision": asked.engine.precision, "device": asked.engine.device},
+        "scale": asked.scale if runner.red_cell_px is not None else "fit",
         "bootstrap": {"rounds": asked.rounds, "seed": asked.seed, "over": "groups"},
         "command": _command(bundle, card, asked),
         "label_problems": tally.counts(),
@@ -140,6 +150,7 @@ def _command(bundle: Bundle, card: Card, asked: Asked) -> str:
     words += " --out DIR"
     words += f" --split-file {asked.split}" if asked.split else ""
     words += f" --max-detections {asked.max_detections}" if asked.max_detections else ""
+    words += f" --scale {asked.scale}" if asked.scale != "auto" else ""
     words += f" --bootstrap {asked.rounds}" if asked.rounds != ROUNDS else ""
     if asked.engine.precision != "fp32":
         words += f" --runtime {asked.engine.name} --precision {asked.engine.precision}"

@@ -44,7 +44,7 @@ def export(
         adapter.export_onnx(built, out / cards.WEIGHTS, settings.image_size, out / cards.GRAPH)
     card = kept_cards(run)[0]
     dev, *_ = split_parts(card, str(run / "split.csv"), root, Tally(), "dev", allow_leak=True)
-    graph = graph_section(settings, traits, card.classes)
+    graph = graph_section(settings, traits, card.classes, record.get("red_cell_px"))
     draft = Card(
         name=about.name,
         task="detector",

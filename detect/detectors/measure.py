@@ -8,30 +8,41 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from detect import geometry
 from detect.bundles.card import Card, DetectorGraph
 from detect.bundles.draft import INTENDED_USE
 from detect.bundles.folder import Bundle
 from detect.detectors.base import Architecture, Detector, DetectorSettings, TrainingJob, Traits
 from detect.detectors.bundled import BundleDetector, Graph
+from detect.detectors.scale import RED_CELL, estimate
 from detect.evaluate.coco_ap import Ap, mean_and_each
 from detect.images import decode
 from detect.types import Dataset, Detections, Image
 
 MIN_SCORE = 0.001  # AP needs the whole curve
 PAD = 114  # grey around a field
+_FEW = 20  # red cells; fewer do not say how large they usually are
 
 
 def predict_all(
-    detector: Detector, dataset: Dataset, *, batch: int = 16, progress: Callable[[int], None] | None = None
+    detector: Detector,
+    dataset: Dataset,
+    *,
+    batch: int = 16,
+    measured: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Detections]:
     """Predictions for every field of a set, in its order. Fields are decoded in a thread ahead of the detector.
 
     Args:
+        measured: each field is looked at in the scale that its own red cells tell, where the detector knows what to
+            do with it; else it is fitted to the detector's input. Public sets tell of no slides to measure together.
         progress: called with the number of fields done since the last call.
     """
     out: list[Detections] = []
+    measured = measured and detector.red_cell_px is not None
     for fields in _batches(dataset, batch):
-        out += detector.predict(fields)
+        out += detector.predict(fields, [estimate(detector, [f]) for f in fields] if measured else None)
         if progress is not None:
             progress(len(fields))
     return out
@@ -57,10 +68,28 @@ def on_dev(job: TrainingJob, architecture: Architecture, traits: Traits, graph: 
     return (0.0 if math.isnan(ap50) else ap50), (0.0 if math.isnan(ap) else ap)
 
 
-def graph_section(settings: DetectorSettings, traits: Traits, classes: Sequence[str]) -> DetectorGraph:
+def red_cell_px(dataset: Dataset, image_size: int) -> float | None:
+    """Median diameter of the whole red cells of a set whose fields are resized to `image_size`, in its pixels; None
+    where too few are drawn."""
+    if RED_CELL not in dataset.classes.names:
+        return None
+    label, sides = dataset.classes.index(RED_CELL), []
+    for one in dataset.fields:
+        width, height = one.field.width, one.field.height
+        boxes = one.annotations.boxes[one.annotations.labels == label]
+        inner = (boxes[:, :2] > 1).all(1) & (boxes[:, 2:] < [width - 1, height - 1]).all(1)
+        sides.append(np.sqrt(geometry.area(boxes[inner])) * image_size / max(width, height))
+    every = np.concatenate(sides) if sides else np.empty(0)
+    return round(float(np.median(every)), 1) if len(every) >= _FEW else None
+
+
+def graph_section(
+    settings: DetectorSettings, traits: Traits, classes: Sequence[str], red_cell_px: float | None = None
+) -> DetectorGraph:
     """How fields go into a trained model; its thresholds let everything through until they are chosen on dev."""
     return DetectorGraph(
         image_size=settings.image_size,
+        red_cell_px=red_cell_px,
         preprocess=settings.preprocess,
         stride=traits.stride,
         pad=PAD,

@@ -35,7 +35,7 @@ from detect.data.load import load_dataset
 from detect.data.sources import merge
 from detect.data.splits import EXCLUDED, read_split
 from detect.detectors.base import Architecture, DetectorSettings, Family, TrainingJob, family
-from detect.detectors.measure import on_dev
+from detect.detectors.measure import on_dev, red_cell_px
 from detect.errors import ConfigError, DataError, SplitLeakError, StoreError
 from detect.evaluate.align import align
 from detect.formats.tally import Tally
@@ -184,6 +184,7 @@ def _train(
         "fields": {"train": len(learn), "dev": len(dev)},
         "groups": {"train": _groups(learn), "dev": _groups(dev)},
         "cells": {"train": _cells(learn), "dev": _cells(dev)},
+        "red_cell_px": red_cell_px(learn, settings.image_size),
         "labelled_in_part": len(unlabelled),
         "fingerprint": {"train": fingerprint(learn), "dev": fingerprint(dev)},
         "label_problems": how.tally.counts(),

@@ -45,11 +45,20 @@ class Letterbox:
 def plan(width: int, height: int, size: int, stride: int, *, square: bool = False) -> Letterbox:
     """Where a field of `width` x `height` pixels goes in an input whose longer side is `size`."""
     ratio = size / max(width, height)
-    inner = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-    full = (size, size) if square else tuple(-(-side // stride) * stride for side in inner)
+    return scaled(width, height, (ratio, ratio), stride, square=size if square else None)
+
+
+def scaled(width: int, height: int, scale: tuple[float, float], stride: int, *, square: int | None = None) -> Letterbox:
+    """Where a field of `width` x `height` pixels goes when it is resized by `scale`, across and down.
+
+    Args:
+        square: side of the input of a network that knows one shape only; the resized field must fit into it.
+    """
+    inner = (max(1, round(width * scale[0])), max(1, round(height * scale[1])))
+    full = (square, square) if square else tuple(-(-side // stride) * stride for side in inner)
     # The library that trains rounds half pixels of padding this way; a box must not move between the two.
     left, top = (round((f - i) / 2 - 0.1) for f, i in zip(full, inner, strict=True))
-    return Letterbox(full[0], full[1], ratio, ratio, left, top, inner)
+    return Letterbox(full[0], full[1], *scale, left, top, inner)
 
 
 def place(pixels: Image, box: Letterbox, pad: int, out: Image) -> None:

@@ -6,6 +6,7 @@ and the numbers travel with the model in the place of the path.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -40,9 +41,9 @@ class Operation(Settings):
         """The operation with numbers in the place of a reference picture; ImageError where they cannot be had."""
         return self
 
+    @abstractmethod
     def apply(self, image: Image) -> Image:
         """The picture after the step, uint8 RGB (H, W, 3), C-contiguous."""
-        raise NotImplementedError
 
 
 class Macenko(Operation):

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pyarrow as pa
 
 from detect.bundles.card import Card
 from detect.evaluate.intervals import Interval, wilson
-from detect.score.store import Store, write_bytes, write_table
+from detect.score.store import UNSURE_SCALE, Store, write_bytes, write_table
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 
 FEW = 100  # white cells: below, the limits are too wide for a differential (CLSI H20 counts 200 to 400)
@@ -35,6 +36,8 @@ class Slide:
         white: nucleated white cells counted, smudge cells left out.
         differential: its types, "unidentified" last. beside: red cells, platelets and whatever else was found.
         scale: median diameter of the red cells over fields, pixels; None where there are too few.
+        scale_spread: half the distance between the quartiles of the fields, as a part of it.
+        scale_unsure: the size of the cells was not clear before they were looked for.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Slide:
     differential: tuple[Line, ...]
     beside: tuple[Line, ...]
     scale: float | None
+    scale_spread: float | None = None
+    scale_unsure: bool = False
 
     @property
     def few(self) -> bool:
@@ -82,9 +87,12 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
     fields = store.fields()
     status: dict[str, Counter[str]] = {}
     scales: dict[str, list[float]] = {}
-    columns = (fields.column(c).to_pylist() for c in ("slide", "status", "scale"))
-    for slide, state, scale in zip(*columns, strict=True):
+    unsure: set[str] = set()
+    columns = (fields.column(c).to_pylist() for c in ("slide", "status", "scale", "flags"))
+    for slide, state, scale, flags in zip(*columns, strict=True):
         status.setdefault(slide, Counter())[state] += 1
+        if UNSURE_SCALE in flags:
+            unsure.add(slide)
         if scale is not None:
             scales.setdefault(slide, []).append(scale)
     out = []
@@ -108,9 +116,16 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
                 tuple(lines),
                 tuple(aside),
                 median(scales[name]) if name in scales else None,
+                _spread(scales[name]) if name in scales else None,
+                name in unsure,
             )
         )
     return out
+
+
+def _spread(values: Sequence[float]) -> float:
+    low, high = np.percentile(values, [25, 75])
+    return float((high - low) / 2 / median(values))
 
 
 def write(slides: Iterable[Slide], out: Path) -> None:
@@ -127,6 +142,9 @@ def write(slides: Iterable[Slide], out: Path) -> None:
             ("white_cells_counted", pa.int64()),
             ("fields_ok", pa.int64()),
             ("fields_failed", pa.int64()),
+            ("red_cell_px", pa.float64()),
+            ("scale_spread", pa.float64()),
+            ("scale_unsure", pa.bool_()),
         ]
     )
     write_table(pa.Table.from_pylist(rows, schema=schema), out / "slides.parquet")
@@ -147,6 +165,9 @@ def _row(slide: Slide, line: Line) -> dict[str, object]:
         "white_cells_counted": slide.white,
         "fields_ok": slide.fields_ok,
         "fields_failed": slide.fields_failed,
+        "red_cell_px": None if slide.scale is None else round(slide.scale, 1),
+        "scale_spread": None if slide.scale_spread is None else round(slide.scale_spread, 3),
+        "scale_unsure": slide.scale_unsure,
     }
 
 

@@ -8,7 +8,7 @@ the same bytes, whatever the timing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,9 +17,11 @@ import numpy as np
 
 from detect.errors import ImageError
 from detect.images import decode
+from detect.images.magnification import Scale
 from detect.images.quality import quality
 from detect.pipeline import Cells, Pipeline
-from detect.score.store import FieldRecord
+from detect.score.scales import Looked
+from detect.score.store import CAPPED, UNSURE_SCALE, FieldRecord
 from detect.types import CellRecord, Field, Image
 
 _HELD_PIXELS = 24_000_000  # most pixels that wait for a batch: huge fields make small batches, so memory stays flat
@@ -40,6 +42,7 @@ class _Bucket:
 def score_fields(
     pipeline: Pipeline,
     fields: Sequence[Field],
+    scales: Mapping[str, Looked],
     *,
     batch: int,
     workers: int,
@@ -48,6 +51,7 @@ def score_fields(
     """Score fields; every one of them comes back, in order, as a row.
 
     Args:
+        scales: how each slide is looked at.
         workers: batches at once; the pipeline's engine was opened for as many.
         progress: called with the number of fields done since the last call.
     """
@@ -63,9 +67,9 @@ def score_fields(
                 if progress is not None:
                     progress(len(slots))
 
-        for slots, pixels in _batches(pipeline, fields, batch, readers, rows, progress):
+        for slots, pixels in _batches(pipeline, fields, scales, batch, readers, rows, progress):
             names = [fields[i] for i in slots]
-            running.append((slots, pool.submit(_work, pipeline, names, pixels)))
+            running.append((slots, pool.submit(_work, pipeline, names, pixels, scales)))
             settle(workers + 1)
         settle(0)
     return [row for row in rows if row is not None]
@@ -74,6 +78,7 @@ def score_fields(
 def _batches(
     pipeline: Pipeline,
     fields: Sequence[Field],
+    scales: Mapping[str, Looked],
     size: int,
     readers: ThreadPoolExecutor,
     rows: list[Row | None],
@@ -88,7 +93,8 @@ def _batches(
             if progress is not None:
                 progress(1)
             continue
-        key = pipeline.detector.shape(result.shape[1], result.shape[0])
+        height, width = result.shape[:2]
+        key = pipeline.detector.shape(width, height, scales[fields[slot].slide].scale)
         bucket = buckets.setdefault(key, _Bucket([], []))
         bucket.slots.append(slot)
         bucket.pixels.append(result)
@@ -129,16 +135,17 @@ def _read(field: Field) -> Image | ImageError:
         return ImageError("too large for this machine's memory")
 
 
-def _work(pipeline: Pipeline, fields: Sequence[Field], pixels: list[Image]) -> list[Row]:
+def _work(pipeline: Pipeline, fields: Sequence[Field], pixels: list[Image], slides: Mapping[str, Looked]) -> list[Row]:
     cv2.setNumThreads(1)
-    results = pipeline.run(pixels, [(f.slide, f.id) for f in fields])
+    scales = [slides[f.slide].of(pipeline.detector, p) for f, p in zip(fields, pixels, strict=True)]
+    results = pipeline.run(pixels, [(f.slide, f.id) for f in fields], scales)
     return [
-        (_field_record(field, picture, cells), cells.records)
-        for field, picture, cells in zip(fields, pixels, results, strict=True)
+        (_field_record(field, picture, cells, scale), cells.records)
+        for field, picture, cells, scale in zip(fields, pixels, results, scales, strict=True)
     ]
 
 
-def _field_record(field: Field, pixels: Image, cells: Cells) -> FieldRecord:
+def _field_record(field: Field, pixels: Image, cells: Cells, scale: Scale | None) -> FieldRecord:
     counts: dict[str, int] = {}
     for record in cells.records:
         counts[record.label] = counts.get(record.label, 0) + 1
@@ -152,7 +159,8 @@ def _field_record(field: Field, pixels: Image, cells: Cells) -> FieldRecord:
         quality=quality(pixels),
         scale=_red_cell_diameter(cells.records),
         counts=dict(sorted(counts.items())),
-        flags=("capped",) if cells.capped else (),
+        scale_used=None if scale is None else round(scale.diameter_px, 2),
+        flags=(*((CAPPED,) if cells.capped else ()), *((UNSURE_SCALE,) if scale and not scale.sure else ())),
     )
 
 

@@ -23,7 +23,7 @@ from detect.images import decode
 from detect.images.folder import Folder
 from detect.score.differential import FEW, Slide, not_seen, white_type
 from detect.score.settings import ScoreSettings
-from detect.score.store import Store, write_bytes
+from detect.score.store import CAPPED, Store, write_bytes
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 from detect.types import Image
 
@@ -94,7 +94,7 @@ def write(
             about=about,
             slides=views,
             failed=[f for f in fields if f["status"] != "ok"],
-            capped=[f for f in fields if f["status"] == "ok" and "capped" in f["flags"]],
+            capped=[f for f in fields if f["status"] == "ok" and CAPPED in f["flags"]],
             fields_ok=sum(f["status"] == "ok" for f in fields),
             white=sum(s.white for s in slides),
             cards=cards,

@@ -19,6 +19,7 @@ from detect.pipeline import Pipeline
 from detect.runtime.base import EngineSettings, cores
 from detect.score import differential, report
 from detect.score.local import Row, score_fields
+from detect.score.scales import Looked, looked
 from detect.score.settings import ScoreSettings
 from detect.score.store import Store
 
@@ -65,12 +66,13 @@ def score(
     engine = EngineSettings(settings.engine, settings.precision, workers, settings.device).resolved()
     pipeline = Pipeline(detector, classifiers, engine, min_score=settings.min_score)
     store = Store.create(out, overwrite=overwrite)
+    scales = looked(pipeline.detector, found.fields, settings, workers)
     if start is not None:
         start(len(found.fields))
     loaded = time.monotonic()
     for number, first in enumerate(range(0, len(found.fields), settings.part)):
         fields = found.fields[first : first + settings.part]
-        rows = score_fields(pipeline, fields, batch=settings.batch, workers=workers, progress=progress)
+        rows = score_fields(pipeline, fields, scales, batch=settings.batch, workers=workers, progress=progress)
         _store(store, number, rows)
     scored = time.monotonic()
     types = list(dict.fromkeys(t for bundle in classifiers for t in bundle.card.classes))
@@ -93,6 +95,7 @@ def score(
             },
             "fields_per_second": round(len(found.fields) / max(scored - loaded, 1e-6), 2),
             "peak_memory_mib": _peak_memory(),
+            "scales": {name: _told(one) for name, one in scales.items()},
             "workers": workers,
             "machine": f"{platform.system()} {platform.machine()}, {cores()} cores",
             "python": platform.python_version(),
@@ -156,6 +159,21 @@ def _about(
         "settings": settings.model_dump(mode="json"),
         "engine": {"name": engine.name, "precision": engine.precision, "device": engine.device},
         "bundles": {b.card.name: b.hash for b in (detector, *classifiers)},
+    }
+
+
+def _told(slide: Looked) -> dict[str, Any] | str:
+    """How a slide was looked at, for the record."""
+    scale = slide.scale
+    if scale is None:
+        return "fitted to the detector's input"
+    return {
+        "red_cell_px": [round(scale.width_px, 1), round(scale.height_px, 1)],
+        "spread": round(scale.spread, 3),
+        "cells": scale.cells,
+        "how": scale.how,
+        "sure": scale.sure,
+        "each_field": slide.each,
     }
 
 

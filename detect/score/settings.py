@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field as Key
+from pydantic import model_validator
 
 from detect.config import Settings
+from detect.images.magnification import Looking, Scale, given
 
 
 class ScoreSettings(Settings):
@@ -18,6 +20,10 @@ class ScoreSettings(Settings):
         batch: fields per batch. part: fields per file of the store.
         workers: batches worked on at once; 0 takes one per processor core.
         min_score: replaces the detector's thresholds, for evaluation.
+        scale: auto measures each slide by its red cells, and looks at it in the size of cells that the detector was
+            trained with, in tiles where that is larger than its input; fit resizes the longer side to the input's.
+        mpp, cell_diameter_px: the scale as a person knows it, in place of auto: micrometres a pixel, or the diameter
+            of a red cell in pixels.
         gallery, overlays: most cell pictures of one type, and most fields drawn, per slide of the report.
     """
 
@@ -30,5 +36,19 @@ class ScoreSettings(Settings):
     part: int = Key(512, ge=1)
     workers: int = Key(0, ge=0)
     min_score: float | None = Key(None, ge=0, le=1)
+    scale: Looking = "auto"
+    mpp: float | None = Key(None, gt=0, le=10)
+    cell_diameter_px: float | None = Key(None, ge=4, le=2000)
     gallery: int = Key(24, ge=0)
     overlays: int = Key(3, ge=0)
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if sum((self.mpp is not None, self.cell_diameter_px is not None, self.scale == "fit")) > 1:
+            raise ValueError("mpp, cell_diameter_px, scale fit: give one of them")
+        return self
+
+    @property
+    def told_scale(self) -> Scale | None:
+        """The scale that a person gave."""
+        return given(diameter_px=self.cell_diameter_px, mpp=self.mpp)

@@ -17,6 +17,8 @@ from detect.errors import StoreError
 from detect.images.folder import SYSTEM
 from detect.types import CellRecord
 
+CAPPED, UNSURE_SCALE = "capped", "unsure scale"  # flags of a field
+
 _NUMBERS = pa.map_(pa.string(), pa.float32())
 
 CELLS = pa.schema(
@@ -48,6 +50,7 @@ FIELDS = pa.schema(
         ("height", pa.int32()),
         ("quality", _NUMBERS),
         ("scale", pa.float32()),
+        ("scale_used", pa.float32()),
         ("counts", pa.map_(pa.string(), pa.int32())),
         ("flags", pa.list_(pa.string())),
     ]
@@ -61,7 +64,11 @@ class FieldRecord:
     Attributes:
         reason: why it failed or was skipped; empty where it was read.
         scale: median diameter of its whole red cells, pixels; None where it has too few.
-        counts: cells per label. flags: "capped" where the detector's cap was reached.
+        scale_used: that diameter as it was measured before, for the whole slide, or given: the size at which the
+            detector looked at the field; None where the field was fitted to its input.
+        counts: cells per label.
+        flags: `CAPPED` where the detector's cap was reached, `UNSURE_SCALE` where the size of the cells was not clear
+            beforehand.
     """
 
     slide: str
@@ -72,6 +79,7 @@ class FieldRecord:
     height: int | None = None
     quality: Mapping[str, float] | None = None
     scale: float | None = None
+    scale_used: float | None = None
     counts: Mapping[str, int] | None = None
     flags: tuple[str, ...] = ()
 
@@ -185,6 +193,7 @@ def fields_table(fields: Sequence[FieldRecord]) -> pa.Table:
         "height": [f.height for f in fields],
         "quality": [list((f.quality or {}).items()) for f in fields],
         "scale": [f.scale for f in fields],
+        "scale_used": [f.scale_used for f in fields],
         "counts": [list((f.counts or {}).items()) for f in fields],
         "flags": [list(f.flags) for f in fields],
     }

@@ -1,0 +1,130 @@
+"""How large the cells of a slide are in its pixels, told by its red cells: the ruler in every field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detect.detectors.base import Detector
+from detect.detectors.classical import red_cell_diameter
+from detect.errors import ImageError
+from detect.images import decode
+from detect.images.magnification import Scale
+from detect.types import Field, Image
+
+RED_CELL = "RBC"
+
+_LADDER = (0.5, 2**-0.5, 2**0.5, 2.0)  # factors of the first guess that are tried where it is not confirmed
+_CONFIRMED = 0.15  # red cells whose median differs from the guess by less than this part confirm it
+_ROUNDS = 3  # of looking again at the scale that was found
+_SETTLED = 0.03  # a change below this ends them
+_ROUND = 0.08  # sides of red cells that differ by less on the whole are taken for equal
+_CERTAIN = 4.0  # standard errors by which they must differ besides
+_ENOUGH = 8  # red cells; fewer tell little
+_WIDE = 0.2  # a spread above it says that these are not red cells of one scale
+_UNEVEN = 1.6  # fields whose first guesses differ by more than this factor are of several scales
+_APART = 0.3  # the two ways of measuring may differ by this part
+_SEEN = 0.4  # least score of a red cell that counts, whatever the detector's threshold
+_SAMPLE = 5  # fields of a slide that are looked at
+_SIDE = 640  # pixels of the detector's input that are looked at in each field
+
+
+def of_slide(detector: Detector, fields: Sequence[Field]) -> Scale | None:
+    """The scale of a slide from a few of its fields that can be read, taken evenly; None where no red cell is seen."""
+    wanted = min(_SAMPLE, len(fields))
+    chosen = [fields[(2 * i + 1) * len(fields) // (2 * wanted)] for i in range(wanted)]
+    pictures = []
+    for field in chosen:
+        try:
+            pictures.append(decode.read(field.path))
+        except ImageError:
+            continue  # scoring tells of it
+    return estimate(detector, pictures) if pictures else None
+
+
+def estimate(detector: Detector, fields: Sequence[Image]) -> Scale | None:
+    """The scale of a slide from some of its fields; None where no red cell is seen.
+
+    A first guess comes from the pixels alone (the granulometry of the classical detector). The detector then looks at
+    the middle of each field at that scale; where what it finds does not confirm the guess, at scales around it, and the
+    one counts at which most red cells of the size that it was trained with are found. Their median sides are the
+    answer, looked at again until it stays.
+    """
+    guesses = [d for d in (red_cell_diameter(pixels) for pixels in fields) if d is not None]
+    if not guesses:
+        return None
+    guess = float(np.median(guesses))
+    uneven = max(guesses) / min(guesses) > _UNEVEN
+    if detector.red_cell_px is None or RED_CELL not in detector.classes.names:
+        spread = float(np.subtract(*np.percentile(guesses, [75, 25])) / 2 / guess)
+        return Scale(guess, guess, spread, mixed=uneven, sure=False)
+    seen = _look(detector, fields, Scale(guess, guess))
+    if not _confirms(seen, guess):
+        tried = [_look(detector, fields, Scale(guess * f, guess * f)) for f in _LADDER]
+        seen = max([seen, *tried], key=lambda look: look.support)
+    if len(seen.sides) == 0:
+        return Scale(guess, guess, mixed=uneven, sure=False)
+    for _ in range(_ROUNDS):
+        now = seen.scale()
+        again = _look(detector, fields, now)
+        if len(again.sides) == 0:
+            break
+        seen = again
+        if abs(seen.scale().diameter_px / now.diameter_px - 1) < _SETTLED:
+            break
+    found = seen.scale()
+    mixed = uneven or found.spread > _WIDE
+    sure = found.cells >= _ENOUGH and not mixed and abs(math.log(found.diameter_px / guess)) <= _APART
+    return Scale(found.width_px, found.height_px, found.spread, found.cells, mixed=mixed, sure=sure)
+
+
+def _confirms(seen: _Seen, guess: float) -> bool:
+    return len(seen.sides) >= _ENOUGH and abs(math.log(seen.scale().diameter_px / guess)) < _CONFIRMED
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Red cells seen at one scale: sides (n, 2) in pixels of the field, and how much speaks for that scale."""
+
+    sides: NDArray[np.float64]
+    support: float
+
+    def scale(self) -> Scale:
+        width, height = (float(v) for v in np.median(self.sides, axis=0))
+        diameters = np.sqrt(self.sides.prod(axis=1))
+        oblong = np.log(self.sides[:, 0] / self.sides[:, 1])
+        error = float(np.subtract(*np.percentile(oblong, [75, 25]))) / math.sqrt(len(oblong))
+        if abs(float(np.median(oblong))) < max(_ROUND, _CERTAIN * error):
+            width = height = float(np.median(diameters))
+        low, high = np.percentile(diameters, [25, 75])
+        return Scale(width, height, float((high - low) / 2 / np.median(diameters)), len(self.sides))
+
+
+def _look(detector: Detector, fields: Sequence[Image], scale: Scale) -> _Seen:
+    """What the detector sees in the middle of each field at a scale."""
+    trained = detector.red_cell_px or 1.0
+    width, height = (round(_SIDE * s / trained) for s in (scale.width_px, scale.height_px))
+    middles = [_middle(pixels, width, height) for pixels in fields]
+    label = detector.classes.index(RED_CELL)
+    sides, support = [], 0.0
+    for pixels, found in zip(middles, detector.predict(middles, [scale] * len(middles)), strict=True):
+        rows, columns = pixels.shape[:2]
+        inner = found.scores >= _SEEN
+        inner &= (found.boxes[:, :2] > 1).all(1) & (found.boxes[:, 2:] < [columns - 1, rows - 1]).all(1)
+        red = found.select((found.labels == label) & inner)
+        own = (red.boxes[:, 2:] - red.boxes[:, :2]).astype(np.float64)
+        off = np.log(np.sqrt(own.prod(axis=1)) / scale.diameter_px)
+        # Cells of the trained size count in full; by area, since at a smaller scale more of them fit in.
+        support += float((red.scores * np.exp(-((off / 0.35) ** 2)) * own.prod(axis=1)).sum()) / (rows * columns)
+        sides.append(own)
+    return _Seen(np.concatenate(sides), support)
+
+
+def _middle(pixels: Image, width: int, height: int) -> Image:
+    rows, columns = pixels.shape[:2]
+    x, y = max(0, (columns - width) // 2), max(0, (rows - height) // 2)
+    return np.ascontiguousarray(pixels[y : y + height, x : x + width])

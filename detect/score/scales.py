@@ -1,0 +1,61 @@
+"""At what scale each slide of a run is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+
+from detect.detectors.base import Detector
+from detect.detectors.classical import ClassicalDetector
+from detect.detectors.scale import estimate, of_slide
+from detect.errors import ConfigError
+from detect.images.magnification import Scale
+from detect.score.settings import ScoreSettings
+from detect.types import Field, Image
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How a slide is looked at.
+
+    Attributes:
+        scale: of all its fields. None: each field's longer side is resized to the detector's input.
+        each: its fields are of several scales, so each is measured by itself; `scale` says what they are together.
+    """
+
+    scale: Scale | None = None
+    each: bool = False
+
+    def of(self, detector: Detector, pixels: Image) -> Scale | None:
+        """The scale of one of its fields."""
+        return estimate(detector, [pixels]) or self.scale if self.each else self.scale
+
+
+def looked(detector: Detector, fields: Sequence[Field], settings: ScoreSettings, workers: int) -> dict[str, Looked]:
+    """How each slide is looked at, by its name, as the settings say.
+
+    Args:
+        workers: slides measured at once.
+    """
+    slides: dict[str, list[Field]] = {}
+    for field in fields:
+        slides.setdefault(field.slide, []).append(field)
+    told = settings.told_scale
+    if detector.red_cell_px is None and not isinstance(detector, ClassicalDetector):
+        if told is not None:
+            what = f"the detector {settings.detector} does not say how large red cells were in its training"
+            raise ConfigError(what, remedy="use --scale fit, or export the bundle again")
+        return dict.fromkeys(slides, Looked())
+    if told is not None or settings.scale == "fit":
+        return dict.fromkeys(slides, Looked(told))
+
+    def measure(own: list[Field]) -> Looked:
+        cv2.setNumThreads(1)
+        scale = of_slide(detector, own)
+        return Looked(scale, each=scale is not None and scale.mixed and len(own) > 1)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return dict(zip(slides, pool.map(measure, slides.values()), strict=True))
