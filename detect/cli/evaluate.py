@@ -33,7 +33,7 @@ def detector(
     max_detections: Annotated[
         int | None, typer.Option("--max-detections", min=1, help="Most cells of a field; the bundle's own by default.")
     ] = None,
-    scale: ScaleChoice = "auto",
+    scale: ScaleChoice = "fit",
     engine: Runtime = "auto",
     precision: RunPrecision = "fp32",
     device: RunDevice = "cpu",

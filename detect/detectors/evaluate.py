@@ -40,15 +40,15 @@ class Asked:
     Attributes:
         part: of the split, or `EVERYTHING` for every field whatever its part. split: the card's own if None.
         max_detections: the bundle's own if None.
-        scale: auto looks at each field at the scale that its red cells tell, where the bundle says what it was trained
-            at, as scoring does; fit resizes the longer side to the detector's input.
+        scale: fit resizes each field as in training, so that detectors are compared on equal terms; auto looks at it
+            at the scale that its red cells tell, as scoring does with slides, where the bundle knows its own.
         rounds, seed: of the bootstrap.
     """
 
     part: str = "val"
     split: str | None = None
     max_detections: int | None = None
-    scale: Looking = "auto"
+    scale: Looking = "fit"
     engine: EngineSettings = field(default_factory=EngineSettings)
     rounds: int = ROUNDS
     seed: int = 1
@@ -150,7 +150,7 @@ def _command(bundle: Bundle, card: Card, asked: Asked) -> str:
     words += " --out DIR"
     words += f" --split-file {asked.split}" if asked.split else ""
     words += f" --max-detections {asked.max_detections}" if asked.max_detections else ""
-    words += f" --scale {asked.scale}" if asked.scale != "auto" else ""
+    words += f" --scale {asked.scale}" if asked.scale != "fit" else ""
     words += f" --bootstrap {asked.rounds}" if asked.rounds != ROUNDS else ""
     if asked.engine.precision != "fp32":
         words += f" --runtime {asked.engine.name} --precision {asked.engine.precision}"
