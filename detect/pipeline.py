@@ -10,7 +10,7 @@ import numpy as np
 from detect.bundles.folder import Bundle
 from detect.classify.bundled import BundleClassifier
 from detect.classify.crops import at_border
-from detect.detectors.bundled import open_detector
+from detect.detectors.opened import open_detector
 from detect.images.magnification import Scale
 from detect.runtime.base import EngineSettings
 from detect.taxonomy import UNIDENTIFIED

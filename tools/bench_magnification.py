@@ -25,7 +25,7 @@ from detect.data.cards import load_card
 from detect.data.load import load_dataset
 from detect.data.sources import merge
 from detect.data.splits import read_split
-from detect.detectors.bundled import open_detector
+from detect.detectors.opened import open_detector
 from detect.detectors.scale import estimate
 from detect.evaluate.intervals import intervals, ratio
 from detect.evaluate.matching import match

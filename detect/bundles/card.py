@@ -11,6 +11,7 @@ from detect.config import Settings
 from detect.images.preprocess import Step
 
 CARD, WEIGHTS, GRAPH = "bundle.yaml", "weights.safetensors", "model.onnx"
+MEMBERS = "members"  # below it lie the bundles that a bundle of several is made of
 
 
 class Metric(Settings):
@@ -109,7 +110,7 @@ class Card(Settings):
 
     Attributes:
         architecture: family, name, how to build it again, parameters, gflops.
-        files: SHA-256 of each file beside the card.
+        files: SHA-256 of each file beside the card, and of the cards of its members.
         limits: what a user must know before trusting it.
         training: None for a method that learns nothing; its bundle has no weights.
     """

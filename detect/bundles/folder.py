@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detect import assets
-from detect.bundles.card import CARD, GRAPH, WEIGHTS, Card, DetectorGraph, Metric
+from detect.bundles.card import CARD, GRAPH, MEMBERS, WEIGHTS, Card, DetectorGraph, Metric
 from detect.config import dump, load
 from detect.errors import BundleError
 
@@ -92,6 +92,8 @@ def write_card(card: Card, path: Path) -> Card:
         The card as written.
     """
     files = {p.name: sha256(p) for p in sorted(path.iterdir()) if p.name in (WEIGHTS, GRAPH)}
+    # A member's card vouches for its own files, and is checked when the member is opened.
+    files |= {p.relative_to(path).as_posix(): sha256(p) for p in sorted(path.glob(f"{MEMBERS}/*/{CARD}"))}
     card = card.model_copy(update={"files": files})
     partial = path / f"{CARD}.partial"
     partial.write_text(dump(card), "utf-8")

@@ -50,6 +50,47 @@ def export(
 
 
 @app.command()
+def fuse(
+    bundles: Annotated[list[str], typer.Argument(help="Detector bundles: folders, or names of released ones.")],
+    out: Annotated[Path, typer.Option("--out", help="Bundle folder to write.")],
+    data: Annotated[str, typer.Option("--data", help="Dataset card whose part dev chooses the thresholds.")],
+    split_file: Annotated[str | None, typer.Option("--split-file", help="Another split than the card's.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder of the images.")] = None,
+    weight: Annotated[
+        list[float] | None, typer.Option("--weight", help="One for each bundle; equal by default.")
+    ] = None,
+    views: Annotated[str, typer.Option("--views", help="none; flips looks at the mirror images too.")] = "none",
+    iou: Annotated[float, typer.Option("--iou", min=0.1, max=0.95, help="Overlap that makes two boxes one.")] = 0.6,
+    name: Annotated[str | None, typer.Option("--name", help="Name on the card; the folder's by default.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="One line on the card.")] = None,
+    licence: Annotated[str, typer.Option("--licence", help="Licence of the whole.")] = "AGPL-3.0-or-later",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+) -> None:
+    """Make one detector of several by weighted box fusion, or of one that looks at mirror images too."""
+    from detect.bundles.draft import Description
+    from detect.bundles.folder import open_bundle
+    from detect.data.cards import load_card
+    from detect.detectors.ensemble import chosen_views
+    from detect.detectors.fuse import fuse as run
+
+    chosen = name or out.name
+    report = run(
+        [open_bundle(b, "detector") for b in bundles],
+        out,
+        Description(chosen, title or chosen, licence),
+        load_card(data),
+        split=split_file,
+        root=root,
+        weights=weight or (),
+        views=chosen_views(views),
+        fuse_iou=iou,
+        overwrite=overwrite,
+    )
+    console.print(f"on dev: mAP50 {report.ap.map50}, mAP50-95 {report.ap.map50_95}")
+    console.print(f"bundle written to {out}")
+
+
+@app.command()
 def verify(
     bundle: BundleName,
     images: Annotated[
@@ -58,15 +99,17 @@ def verify(
     most: Annotated[int, typer.Option("--most", min=1, help="Fields to compare on.")] = 16,
 ) -> None:
     """Check hashes, and that each engine and the training framework give the same answers. Exit 1 if not."""
-    from detect.bundles.card import GRAPH
+    from detect.bundles.card import GRAPH, MEMBERS
     from detect.bundles.folder import open_bundle
     from detect.cli.samples import fields_or_drawn
     from detect.runtime.base import EngineSettings, installed
 
     opened = open_bundle(bundle)
     console.print(f"{opened.card.name}: hashes match the card")
+    for member in sorted((opened.path / MEMBERS).glob("*")):
+        verify(str(member), images, most)
     if GRAPH not in opened.card.files:
-        console.print("it has no graph, so there is nothing to compare between engines")
+        console.print(f"{opened.card.name} has no graph, so there is nothing to compare between engines")
         return
     fields = fields_or_drawn(images, most)
     if opened.card.task == "detector":

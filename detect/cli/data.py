@@ -273,8 +273,8 @@ def _unboxed(parts: dict[str, Dataset], detector: str) -> list[Fault]:
     from detect.bundles.folder import open_bundle
     from detect.cli.output import err
     from detect.data.check import without_a_box
-    from detect.detectors.bundled import open_detector
     from detect.detectors.measure import predict_all
+    from detect.detectors.opened import open_detector
     from detect.errors import DataError
     from detect.evaluate.align import align
 

@@ -32,6 +32,7 @@ _CORE = (
 _EXTRAS = {
     "train": "ultralytics",
     "review": "fiftyone",
+    "ensemble": "ensemble_boxes",
     "ray": "ray",
     "wsi": "openslide",
     "web": "fastapi",

@@ -15,7 +15,6 @@ from detect.bundles.card import DetectorGraph
 from detect.bundles.folder import Bundle
 from detect.detectors import seams
 from detect.detectors.base import Architecture, family
-from detect.detectors.classical import ClassicalDetector, ClassicalSettings
 from detect.detectors.masks import paste
 from detect.images import preprocess, tiles
 from detect.images.letterbox import Letterbox, place, plan, scaled
@@ -166,18 +165,3 @@ def _graph(bundle: Bundle, engine: EngineSettings) -> Graph:
         architecture, bundle.weights, device=chosen.device, precision=chosen.precision
     )
     return run
-
-
-def open_detector(
-    bundle: Bundle,
-    engine: EngineSettings | None = None,
-    *,
-    thresholds: Mapping[str, float] | None = None,
-    max_detections: int | None = None,
-) -> BundleDetector | ClassicalDetector:
-    """The detector of a bundle: a graph in an engine, or the classical method with the card's settings."""
-    if bundle.card.architecture.get("family") != "classical":
-        return BundleDetector(bundle, engine, thresholds=thresholds, max_detections=max_detections)
-    settings = ClassicalSettings.model_validate(bundle.card.architecture["config"])
-    least = dict(bundle.detector.thresholds) | dict(thresholds or {})
-    return ClassicalDetector(settings, thresholds=least, max_detections=max_detections)

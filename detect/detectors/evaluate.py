@@ -14,9 +14,9 @@ from detect.data.cards import Card
 from detect.data.fingerprint import fingerprint
 from detect.data.load import load_dataset
 from detect.data.sources import merge
-from detect.detectors.bundled import open_detector
 from detect.detectors.export import export
 from detect.detectors.measure import MIN_SCORE, predict_all
+from detect.detectors.opened import open_detector
 from detect.detectors.train import split_parts
 from detect.evaluate.align import align
 from detect.evaluate.coco_ap import Ap

@@ -147,3 +147,9 @@ def to_instances(annotations: Annotations, width: int, height: int) -> tuple[NDA
             x0, y0, x1, y1 = np.clip(np.round(annotations.boxes[i]), 0, [width, height, width, height]).astype(int)
             canvas[y0:y1, x0:x1] = i + 1
     return canvas, len(annotations) - len(np.unique(canvas[canvas > 0]))
+
+
+def mirrored(mask: Rle, *, across: bool, down: bool) -> Rle:
+    """A mask as it lies in the mirror image of its field: from left to right, from top to bottom, or both."""
+    inside = rle.decode(dict(mask))
+    return dict(rle.encode(np.asfortranarray(inside[:: -1 if down else 1, :: -1 if across else 1])))

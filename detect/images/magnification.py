@@ -12,6 +12,7 @@ RED_CELL_UM = 7.5  # diameter of a red cell, as dried and stained
 # then larger than the input; fit, its longer side resized to the input's.
 Looking = Literal["auto", "fit"]
 
+
 @dataclass(frozen=True)
 class Scale:
     """The size of a red cell in a slide's pixels.

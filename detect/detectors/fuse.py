@@ -1,0 +1,101 @@
+"""Bundles of detectors to a bundle that asks all of them; thresholds chosen on dev."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from detect.bundles.card import MEMBERS, Card, DetectorGraph
+from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
+from detect.bundles.folder import Bundle, write_card
+from detect.data.cards import Card as DatasetCard
+from detect.detectors.ensemble import EnsembleSettings, Views
+from detect.detectors.export import metrics
+from detect.detectors.measure import MIN_SCORE, predict_all
+from detect.detectors.opened import open_detector
+from detect.detectors.train import split_parts
+from detect.errors import ConfigError
+from detect.evaluate.align import align
+from detect.evaluate.detection import DetectionReport, measure
+from detect.evaluate.thresholds import best_f1
+from detect.formats.tally import Tally
+
+
+def fuse(
+    bundles: Sequence[Bundle],
+    out: Path,
+    about: Description,
+    data: DatasetCard,
+    *,
+    split: str | None = None,
+    root: Path | None = None,
+    weights: Sequence[float] = (),
+    views: Views = "none",
+    fuse_iou: float = 0.6,
+    overwrite: bool = False,
+) -> DetectionReport:
+    """Write a bundle of bundles: copies of its members, and a card with thresholds and figures from part dev.
+
+    Args:
+        data: the set whose part dev chooses the thresholds; what its members learnt from must not be in it.
+        weights: how much each member counts.
+    """
+    names = [bundle.card.name for bundle in bundles]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"two bundles share a name: {names}", remedy="name each bundle once")
+    if weights and (len(weights) != len(bundles) or min(weights) <= 0):
+        raise ConfigError(f"weights {list(weights)} for {len(bundles)} bundles", remedy="give one above 0 for each")
+    if len(bundles) == 1 and views == "none":
+        raise ConfigError("one bundle, looked at once, is what it was", remedy="name another, or add --views flips")
+    if any(bundle.card.architecture.get("family") == "ensemble" for bundle in bundles):
+        raise ConfigError("an ensemble cannot be part of another", remedy="name its members")
+    settings = EnsembleSettings(members=tuple(names), weights=tuple(weights), views=views, fuse_iou=fuse_iou)
+    dev, *_ = split_parts(data, split, root, Tally(), "dev")
+    prepare_folder(out, overwrite)
+    for bundle in bundles:
+        shutil.copytree(bundle.path, out / MEMBERS / bundle.card.name)
+    classes = tuple(dict.fromkeys(name for bundle in bundles for name in bundle.card.classes))
+    sections = [bundle.detector for bundle in bundles]
+    section = DetectorGraph(
+        image_size=max(s.image_size for s in sections),
+        red_cell_px=sections[0].red_cell_px,
+        masks=all(s.masks for s in sections),
+        thresholds=dict.fromkeys(classes, MIN_SCORE),
+        threshold_choice="",
+        nms_iou=fuse_iou,
+        max_detections=max(s.max_detections for s in sections),
+    )
+    draft = Card(
+        name=about.name,
+        task="detector",
+        title=about.title,
+        licence=about.licence,
+        intended_use=INTENDED_USE,
+        limits=tuple(dict.fromkeys([*about.limits, *(limit for b in bundles for limit in b.card.limits)])),
+        classes=classes,
+        architecture={
+            "family": "ensemble",
+            "name": " + ".join(names),
+            "config": settings.model_dump(mode="json"),
+            "parameters": sum(b.card.architecture.get("parameters", 0) for b in bundles),
+            "gflops": round(sum(b.card.architecture.get("gflops", 0) for b in bundles) * _looks(views), 3),
+        },
+        detector=section,
+    )
+    model = open_detector(Bundle(write_card(draft, out), out, ""))
+    dev = align(dev, model.classes)
+    found = predict_all(model, dev)
+    thresholds = best_f1(dev, found)
+    told = split or data.split
+    choice = f"highest F1 at IoU 0.5 on part dev of {told} ({len(dev)} fields), per class"
+    section = section.model_copy(update={"thresholds": thresholds, "threshold_choice": choice})
+    report, _ = measure(dev, found, thresholds, cap=section.max_detections)
+    command = f"smear bundle fuse {' '.join(names)} --data {data.name} --out BUNDLE"
+    figures = metrics(report, data.name, told, "dev", command)
+    write_card(draft.model_copy(update={"detector": section, "metrics": figures}), out)
+    return report
+
+
+def _looks(views: str) -> int:
+    return 4 if views == "flips" else 1

@@ -1,0 +1,196 @@
+"""Several detectors as one: fused boxes, mirror images, bundles of bundles."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+
+from detect.bundles.folder import open_bundle
+from detect.detectors.ensemble import EnsembleDetector, EnsembleSettings
+from detect.detectors.opened import open_detector
+from detect.errors import BundleError, MissingExtraError
+from detect.formats.masks import encode, mirrored
+from detect.images.magnification import Scale
+from detect.types import ClassMap, Detections, Image
+from tests.cli.command import inside
+from tests.detectors.test_seams import BLUE, NAMES, RED, SCALE, TILE, detector, draw, told, truth
+from tests.detectors.tiny import Tiny, write
+
+
+class Fixed:
+    """A detector that always finds the same."""
+
+    red_cell_px = None
+
+    def __init__(self, names: Sequence[str], rows: Sequence[tuple[str, float, tuple[float, ...]]]) -> None:
+        self.classes = ClassMap(tuple(names))
+        boxes = np.array([b for *_, b in rows], np.float32).reshape(-1, 4)
+        labels = np.array([self.classes.index(n) for n, *_ in rows], np.int64)
+        self.found = Detections(boxes, np.array([s for _, s, _ in rows]), labels, self.classes)
+
+    def shape(self, width: int, height: int, scale: Scale | None = None) -> tuple[int, int]:
+        return height, width
+
+    def predict(self, fields: Sequence[Image], scales: Sequence[Scale | None] | None = None) -> list[Detections]:
+        return [self.found] * len(fields)
+
+
+FIELD = np.zeros((100, 200, 3), np.uint8)
+HERE, NEAR, ELSEWHERE = (20, 20, 60, 60), (24, 20, 64, 60), (120, 30, 150, 60)
+
+
+def together(members: Sequence[Fixed], least: float = 0.0, most: int = 100, **more: object) -> EnsembleDetector:
+    settings = EnsembleSettings(members=tuple(f"m{k}" for k in range(len(members))), **more)
+    names = {n for m in members for n in m.classes.names}
+    return EnsembleDetector(members, settings, thresholds=dict.fromkeys(names, least), max_detections=most)
+
+
+def test_two_that_agree_meet_in_the_middle_and_one_alone_counts_half() -> None:
+    a = Fixed(NAMES, [("WBC", 0.9, HERE), ("RBC", 0.8, ELSEWHERE)])
+    b = Fixed(NAMES[::-1], [("WBC", 0.9, NEAR)])
+    found = together([a, b]).predict([FIELD])[0]
+    assert told(found) == [(0, 22, 20, 62, 60), (1, *ELSEWHERE)]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.4], abs=1e-6)
+
+
+def test_weights_count() -> None:
+    a, b = Fixed(NAMES, [("WBC", 0.8, HERE)]), Fixed(NAMES, [("WBC", 0.8, NEAR)])
+    found = together([a, b], weights=(3.0, 1.0)).predict([FIELD])[0]
+    assert found.boxes[0].tolist() == pytest.approx([21, 20, 61, 60], abs=1e-3)
+
+
+def test_a_class_that_one_knows_is_not_halved_by_the_other() -> None:
+    a = Fixed(("WBC", "RBC", "Platelet"), [("Platelet", 0.7, ELSEWHERE)])
+    b = Fixed(NAMES, [])
+    model = together([a, b])
+    assert model.classes.names == ("WBC", "RBC", "Platelet")
+    found = model.predict([FIELD])[0]
+    assert [(model.classes.names[k], pytest.approx(0.7)) for k in found.labels] == [("Platelet", found.scores[0])]
+
+
+def test_thresholds_and_cap_come_after_the_fusion() -> None:
+    a = Fixed(NAMES, [("WBC", 0.9, HERE), ("WBC", 0.7, ELSEWHERE)])
+    b = Fixed(NAMES, [("WBC", 0.5, HERE)])
+    assert len(together([a, b], least=0.4).predict([FIELD])[0]) == 1
+    capped = together([a, b], most=1).predict([FIELD])[0]
+    assert (len(capped), capped.capped) == (1, True)
+
+
+def test_mirror_images_give_the_same_cells() -> None:
+    rng = np.random.default_rng(8)
+    cells = [(int(rng.integers(400)), int(rng.integers(330)), 10, (RED, BLUE)[k % 2]) for k in range(40)]
+    pixels = draw(400, 330, cells)
+    settings = EnsembleSettings(members=("discs",), views="flips")
+    model = EnsembleDetector([detector()], settings, thresholds=dict.fromkeys(NAMES, 0.1), max_detections=500)
+    assert model.shape(400, 330, SCALE) == detector().shape(400, 330, SCALE)
+    assert max(model.shape(400, 330, SCALE)) == TILE
+    assert sorted(told(model.predict([pixels], [SCALE])[0])) == sorted(truth(pixels))
+
+
+def test_masks_are_mirrored_back() -> None:
+    inside = np.random.default_rng(3).random((20, 31)) > 0.5
+    for across in (False, True):
+        for down in (False, True):
+            seen = inside[:: -1 if down else 1, :: -1 if across else 1]
+            assert (rle.decode(dict(mirrored(encode(seen), across=across, down=down))) == inside).all()
+
+
+def test_masks_come_from_the_surest_member() -> None:
+    one = open_detector(open_bundle("classical"))
+    settings = EnsembleSettings(members=("classical",), views="flips")
+    model = EnsembleDetector([one], settings, thresholds=dict.fromkeys(one.classes.names, 0.0), max_detections=500)
+    from tests import drawn as sample
+
+    pixels = next(iter(sample.fields(1, 3, sample.SLIDES["slide-a"])))[0]
+    found = model.predict([pixels])[0]
+    assert found.masks is not None
+    assert len(found) > 5
+    for box, mask in zip(found.boxes, found.masks, strict=True):
+        x, y, w, h = rle.toBbox(dict(mask))
+        own = np.array([x, y, x + w, y + h])
+        assert np.abs(own - box).max() <= 0.25 * max(w, h)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return write(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def fused(tiny: Tiny) -> Path:
+    """Two released detectors as one bundle, made by the command."""
+    out = tiny.card.parent / "fused"
+    words = ("bundle", "fuse", "cells-yolov8n", "classical", "--data", tiny.card, "--root", tiny.home, "--out", out)
+    answer = inside(*words, "--weight", 2, "--weight", 1)
+    assert answer.code == 0, answer.err
+    return out
+
+
+def test_a_bundle_of_bundles_is_one_like_any_other(fused: Path, tiny: Tiny, tmp_path: Path) -> None:
+    bundle = open_bundle(fused, "detector")
+    assert bundle.card.architecture["config"]["weights"] == [2.0, 1.0]
+    assert set(bundle.card.files) == {"members/cells-yolov8n/bundle.yaml", "members/classical/bundle.yaml"}
+    assert bundle.card.metrics
+    measured = inside(
+        "evaluate", "detector", fused, "--data", tiny.card, "--root", tiny.home, "--split", "test", "--out",
+        tmp_path / "e", "--bootstrap", 20,
+    )  # fmt: skip
+    assert measured.code == 0, measured.err
+    scored = inside("score", tiny.home / "images", "--out", tmp_path / "s", "--detector", fused)
+    assert scored.code == 0, scored.err
+    assert "12 of 12 fields read" in scored.out
+    checked = inside("bundle", "verify", fused)
+    assert checked.code == 0, checked.err
+    assert "cells-yolov8n: hashes match" in checked.out
+
+
+def test_an_altered_member_is_noticed(fused: Path) -> None:
+    path = fused / "members" / "cells-yolov8n" / "bundle.yaml"
+    kept = path.read_bytes()
+    path.write_bytes(kept.replace(b"WBC: 0.61", b"WBC: 0.01"))
+    with pytest.raises(BundleError, match="altered"):
+        open_bundle(fused)
+    path.write_bytes(kept)
+    graph = path.with_name("model.onnx")
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(BundleError, match=r"model\.onnx was altered"):
+        open_detector(open_bundle(fused))
+    graph.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("classical", "classical"), "share a name"),
+        (("classical",), "add --views flips"),
+        (("classical", "--views", "turns"), "no views"),
+        (("classical", "cells-yolov8n", "--weight", 1), "weights"),
+        (("classical", "cells-yolov8n", "--weight", 1, "--weight", 0), "weights"),
+    ],
+)
+def test_nonsense_is_refused(tiny: Tiny, tmp_path: Path, words: tuple[object, ...], said: str) -> None:
+    answer = inside(
+        "bundle", "fuse", *words, "--data", tiny.card, "--root", tiny.home, "--out", tmp_path / "o"
+    )  # fmt: skip
+    assert answer.code == 2
+    assert said in answer.err
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_ensemble_of_ensembles_is_refused(tiny: Tiny, fused: Path, tmp_path: Path) -> None:
+    words = ("bundle", "fuse", fused, "classical", "--data", tiny.card, "--root", tiny.home, "--out", tmp_path / "o")
+    answer = inside(*words)
+    assert answer.code == 2
+    assert "name its members" in answer.err
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ensemble_boxes", None)
+    with pytest.raises(MissingExtraError, match="ensemble"):
+        together([Fixed(NAMES, [("WBC", 0.9, HERE)])], views="flips").predict([FIELD])
