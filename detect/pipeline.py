@@ -11,6 +11,7 @@ from detect.bundles.folder import Bundle
 from detect.classify.bundled import BundleClassifier
 from detect.classify.crops import at_border
 from detect.detectors.opened import open_detector
+from detect.errors import ConfigError
 from detect.images.magnification import Scale
 from detect.runtime.base import EngineSettings
 from detect.taxonomy import UNIDENTIFIED
@@ -33,6 +34,7 @@ class Pipeline:
         classifiers: classifier bundles; each takes the cells of the detector classes in its `routed_from`, the
             first that wants a class gets it.
         min_score: in place of every threshold of the detector's, for evaluation.
+        thresholds: in place of those of some classes.
     """
 
     def __init__(
@@ -42,9 +44,14 @@ class Pipeline:
         engine: EngineSettings,
         *,
         min_score: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
-        lowered = None if min_score is None else dict.fromkeys(detector.card.classes, min_score)
-        self.detector = open_detector(detector, engine, thresholds=lowered)
+        for name in thresholds or {}:
+            if name not in detector.card.classes:
+                known = ", ".join(detector.card.classes)
+                raise ConfigError(f"threshold {name}: no class of {detector.card.name}", remedy=f"one of: {known}")
+        chosen = {} if min_score is None else dict.fromkeys(detector.card.classes, min_score)
+        self.detector = open_detector(detector, engine, thresholds=chosen | dict(thresholds or {}))
         routes: dict[int, BundleClassifier] = {}
         for bundle in classifiers:
             classifier = BundleClassifier(bundle, engine)

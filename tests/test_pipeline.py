@@ -144,3 +144,11 @@ def test_a_capped_field_is_told(fields: list[Image], detector: Bundle) -> None:
 
 def test_no_fields_no_cells(detector: Bundle, classifier: Bundle) -> None:
     assert run([], detector, classifier) == []
+
+
+def test_a_class_may_have_another_threshold(fields: list[Image], detector: Bundle) -> None:
+    plain = Pipeline(detector, (), ENGINE).run(fields, names(fields))
+    none = Pipeline(detector, (), ENGINE, thresholds={"RBC": 1.0}).run(fields, names(fields))
+    for a, b in zip(plain, none, strict=True):
+        assert [c.box for c in a.records if c.label != "RBC"] == [c.box for c in b.records]
+    assert any(c.label == "RBC" for cells in plain for c in cells.records)

@@ -32,6 +32,10 @@ def score(
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Replace the detector's thresholds, for evaluation.")
     ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option("--threshold", help="Least score of a class, such as WBC=0.5; may be repeated."),
+    ] = None,
     scale: ScaleChoice = "auto",
     mpp: Annotated[float | None, typer.Option("--mpp", help="Micrometres a pixel, in place of --scale auto.")] = None,
     cell_diameter_px: Annotated[
@@ -65,6 +69,7 @@ def score(
         "batch": batch,
         "workers": workers,
         "min_score": min_score,
+        "thresholds": thresholds(threshold or []),
         "scale": scale,
         "mpp": mpp,
         "cell_diameter_px": cell_diameter_px,
@@ -100,6 +105,19 @@ def score(
     _print(outcome)
     if outcome.fields_failed:
         raise typer.Exit(3)
+
+
+def thresholds(given: list[str]) -> dict[str, str]:
+    """CLASS=VALUE, several times, by class."""
+    from detect.errors import ConfigError
+
+    out = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--threshold {text}: expected CLASS=VALUE", remedy="such as --threshold WBC=0.5")
+        out[name.strip()] = value.strip()
+    return out
 
 
 def _print(outcome: Outcome) -> None:

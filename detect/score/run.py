@@ -64,7 +64,7 @@ def score(
     detector, classifiers = _bundles(settings)
     workers = settings.workers or cores()
     engine = EngineSettings(settings.engine, settings.precision, workers, settings.device).resolved()
-    pipeline = Pipeline(detector, classifiers, engine, min_score=settings.min_score)
+    pipeline = Pipeline(detector, classifiers, engine, min_score=settings.min_score, thresholds=settings.thresholds)
     store = Store.create(out, overwrite=overwrite)
     scales = looked(pipeline.detector, found.fields, settings, workers)
     if start is not None:

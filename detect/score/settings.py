@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field as Key
 from pydantic import model_validator
@@ -20,6 +20,7 @@ class ScoreSettings(Settings):
         batch: fields per batch. part: fields per file of the store.
         workers: batches worked on at once; 0 takes one per processor core.
         min_score: replaces the detector's thresholds, for evaluation.
+        thresholds: replace those of some classes.
         scale: auto measures each slide by its red cells, and looks at it in the size of cells that the detector was
             trained with, in tiles where that is larger than its input; fit resizes the longer side to the input's.
         mpp, cell_diameter_px: the scale as a person knows it, in place of auto: micrometres a pixel, or the diameter
@@ -36,6 +37,7 @@ class ScoreSettings(Settings):
     part: int = Key(512, ge=1)
     workers: int = Key(0, ge=0)
     min_score: float | None = Key(None, ge=0, le=1)
+    thresholds: dict[str, Annotated[float, Key(ge=0, le=1)]] = {}
     scale: Looking = "auto"
     mpp: float | None = Key(None, gt=0, le=10)
     cell_diameter_px: float | None = Key(None, ge=4, le=2000)
