@@ -31,7 +31,7 @@ Graph = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ...]]
 _TILE = 1024
 _OVERLAP = 3.0  # red cell diameters that neighbouring tiles share: more than the largest white cell
 _EDGE = 3.0  # pixels of the input; a box this near to where a tile was cut ends there
-_BATCH_PIXELS = 7_000_000  # of the input in one call of the graph
+_BATCH_PIXELS = 3_000_000  # of the input in one call of the graph: more are no faster, and take memory
 
 
 @dataclass(frozen=True)
