@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,11 +50,14 @@ class Pipeline:
             if name not in detector.card.classes:
                 known = ", ".join(detector.card.classes)
                 raise ConfigError(f"threshold {name}: no class of {detector.card.name}", remedy=f"one of: {known}")
+        detector.check_offered(engine.precision)
         chosen = {} if min_score is None else dict.fromkeys(detector.card.classes, min_score)
         self.detector = open_detector(detector, engine, thresholds=chosen | dict(thresholds or {}))
         routes: dict[int, BundleClassifier] = {}
+        # Detectors have int8 graphs, classifiers have none: theirs is a small part of the work.
+        plain = replace(engine, precision="fp32") if engine.precision == "int8" else engine
         for bundle in classifiers:
-            classifier = BundleClassifier(bundle, engine)
+            classifier = BundleClassifier(bundle, plain)
             for name in classifier.settings.routed_from:
                 if name in self.detector.classes.names:
                     routes.setdefault(self.detector.classes.index(name), classifier)

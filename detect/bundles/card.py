@@ -11,7 +11,10 @@ from detect.config import Settings
 from detect.images.preprocess import Step
 
 CARD, WEIGHTS, GRAPH = "bundle.yaml", "weights.safetensors", "model.onnx"
+GRAPH_INT8 = "model.int8.onnx"  # the same with weights and activations of 8 bits, where that was worth it
 MEMBERS = "members"  # below it lie the bundles that a bundle of several is made of
+
+MOST_LOST = 0.5  # points of mAP50-95; arithmetic that loses as much is not offered
 
 
 class Metric(Settings):
@@ -34,6 +37,28 @@ class Metric(Settings):
     n_groups: int
     n_cells: int
     command: str
+
+
+class PrecisionCheck(Settings):
+    """What cheaper arithmetic costs a detector.
+
+    Attributes:
+        map50_95: with it, on the part of the set that is named. loss: points (hundredths) of it lost against fp32.
+    """
+
+    precision: Literal["bf16", "int8"]
+    engine: str
+    map50_95: float
+    loss: float
+    data: str
+    split: str | None = None
+    part: str
+    n_fields: int
+
+    @property
+    def offered(self) -> bool:
+        """Whether scoring may use it."""
+        return self.loss < MOST_LOST
 
 
 class DetectorGraph(Settings):
@@ -112,6 +137,7 @@ class Card(Settings):
         architecture: family, name, how to build it again, parameters, gflops.
         files: SHA-256 of each file beside the card, and of the cards of its members.
         limits: what a user must know before trusting it.
+        precisions: what cheaper arithmetic loses; what is not among them was not measured, and is not offered.
         training: None for a method that learns nothing; its bundle has no weights.
     """
 
@@ -128,6 +154,7 @@ class Card(Settings):
     classifier: ClassifierGraph | None = None
     training: Training | None = None
     metrics: tuple[Metric, ...] = ()
+    precisions: tuple[PrecisionCheck, ...] = ()
     files: dict[str, str] = {}
 
     @model_validator(mode="after")

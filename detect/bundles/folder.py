@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detect import assets
-from detect.bundles.card import CARD, GRAPH, MEMBERS, WEIGHTS, Card, DetectorGraph, Metric
+from detect.bundles.card import CARD, GRAPH, GRAPH_INT8, MEMBERS, WEIGHTS, Card, DetectorGraph, Metric, PrecisionCheck
 from detect.config import dump, load
 from detect.errors import BundleError
+
+_OWN = (WEIGHTS, GRAPH, GRAPH_INT8)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,30 @@ class Bundle:
             )
         return self.path / GRAPH
 
+    def graph_in(self, precision: str) -> Path:
+        """The ONNX graph for an arithmetic; BundleError where there is none."""
+        if precision != "int8":
+            return self.graph
+        if GRAPH_INT8 not in self.card.files:
+            lost = next((c.loss for c in self.card.precisions if c.precision == "int8"), None)
+            why = "was not made" if lost is None else f"lost {lost} points of mAP50-95, so it was not kept"
+            raise BundleError(f"the int8 graph {why}", where=str(self.path), remedy="use --precision fp32 or bf16")
+        return self.path / GRAPH_INT8
+
+    def check_offered(self, precision: str) -> None:
+        """BundleError where scoring with an arithmetic would lose too much, or nobody measured what it loses."""
+        if precision not in ("bf16", "int8") or self.card.training is None:
+            return
+        check = next((c for c in self.card.precisions if c.precision == precision), None)
+        if check is None:
+            what = f"what {precision} loses was not measured"
+            raise BundleError(
+                what, where=str(self.path), remedy="measure it with 'smear bundle precisions', or use fp32"
+            )
+        if not check.offered:
+            what = f"{precision} loses {check.loss} points of mAP50-95 on {check.part} of {check.data}"
+            raise BundleError(what, where=str(self.path), remedy="use fp32")
+
     @property
     def weights(self) -> Path:
         """The weights for the training framework."""
@@ -68,15 +94,17 @@ def open_bundle(given: str | Path, task: str | None = None) -> Bundle:
     return Bundle(card, path, sha256(path / CARD))
 
 
-def check_hashes(card: Card, path: Path) -> None:
-    """BundleError where a file is missing or altered."""
+def check_hashes(card: Card, path: Path, *, but: str | None = None) -> None:
+    """BundleError where a file is missing or altered, but for one that was just made anew."""
     if card.training is not None and WEIGHTS not in card.files:
         raise BundleError(f"the card gives no hash for {WEIGHTS}", where=str(path / CARD), remedy="export it again")
-    for name in (WEIGHTS, GRAPH):
-        if name not in card.files and (path / name).exists():
+    for name in _OWN:
+        if name != but and name not in card.files and (path / name).exists():
             raise BundleError(f"the card gives no hash for {name}", where=str(path / CARD), remedy="export it again")
     for name, expected in card.files.items():
         file = path / name
+        if name == but:
+            continue
         if not file.is_file():
             raise BundleError(f"{name} is missing", where=str(path), remedy="copy the whole bundle folder again")
         found = sha256(file)
@@ -91,7 +119,7 @@ def write_card(card: Card, path: Path) -> Card:
     Returns:
         The card as written.
     """
-    files = {p.name: sha256(p) for p in sorted(path.iterdir()) if p.name in (WEIGHTS, GRAPH)}
+    files = {p.name: sha256(p) for p in sorted(path.iterdir()) if p.name in _OWN}
     # A member's card vouches for its own files, and is checked when the member is opened.
     files |= {p.relative_to(path).as_posix(): sha256(p) for p in sorted(path.glob(f"{MEMBERS}/*/{CARD}"))}
     card = card.model_copy(update={"files": files})
@@ -109,6 +137,15 @@ def add_metrics(path: Path, metrics: Iterable[Metric]) -> None:
     keys = {(m.name, m.data, m.part) for m in new}
     kept = tuple(m for m in card.metrics if (m.name, m.data, m.part) not in keys)
     write_card(card.model_copy(update={"metrics": kept + new}), path)
+
+
+def add_precisions(path: Path, checks: Iterable[PrecisionCheck]) -> None:
+    """Put what cheaper arithmetic loses on a card, and vouch for the int8 graph beside it; older checks give way."""
+    card = load(Card, path / CARD)
+    check_hashes(card, path, but=GRAPH_INT8)
+    new = tuple(checks)
+    kept = tuple(c for c in card.precisions if c.precision not in {n.precision for n in new})
+    write_card(card.model_copy(update={"precisions": kept + new}), path)
 
 
 def sha256(path: Path) -> str:

@@ -135,6 +135,33 @@ def verify(
 
 
 @app.command()
+def precisions(
+    bundle: BundleName,
+    data: Annotated[str, typer.Option("--data", help="Dataset card; dev measures, train sets the ranges of int8.")],
+    split_file: Annotated[str | None, typer.Option("--split-file", help="Another split than the card's.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder of the images.")] = None,
+    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Make and measure an int8 graph too.")] = True,
+    images: Annotated[int, typer.Option("--images", min=1, help="Fields that set the ranges of int8.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="Which fields.")] = 1,
+) -> None:
+    """Measure what bf16 and int8 lose against fp32, and put it on the card: scoring offers what loses little."""
+    from detect.bundles.card import MOST_LOST
+    from detect.bundles.folder import open_bundle
+    from detect.data.cards import load_card
+    from detect.detectors.quantize import check_precisions
+
+    opened = open_bundle(bundle, "detector")
+    checks = check_precisions(opened, load_card(data), split=split_file, root=root, int8=int8, images=images, seed=seed)
+    rows = (
+        (c.precision, c.engine, f"{c.map50_95:.4f}", f"{c.loss:+.2f}", "yes" if c.offered else "no") for c in checks
+    )
+    print_table(
+        f"against fp32 on part dev of {data}", ("arithmetic", "engine", "mAP50-95", "points lost", "offered"), rows
+    )
+    console.print(f"offered: what loses less than {MOST_LOST} points; written to the card")
+
+
+@app.command()
 def show(bundle: BundleName) -> None:
     """Print a bundle's card."""
     from detect.bundles.folder import open_bundle

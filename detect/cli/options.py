@@ -14,7 +14,9 @@ Runtime = Annotated[
     str,
     typer.Option("--runtime", "--engine", help="auto, openvino, onnxruntime, or torch (the training framework)."),
 ]
-RunPrecision = Annotated[str, typer.Option("--precision", help="fp32, bf16 (openvino, torch) or fp16 (torch, GPU).")]
+RunPrecision = Annotated[
+    str, typer.Option("--precision", help="fp32, bf16 (openvino, torch), int8 or fp16 (torch, GPU).")
+]
 RunDevice = Annotated[str, typer.Option("--device", help="cpu, or cuda:0 with --runtime torch.")]
 
 ScaleChoice = Annotated[

@@ -159,7 +159,7 @@ def _shape(box: Letterbox) -> tuple[int, int]:
 def _graph(bundle: Bundle, engine: EngineSettings) -> Graph:
     chosen = engine.resolved()
     if chosen.name != FRAMEWORK:
-        return open_graph(bundle.graph, chosen).run
+        return open_graph(bundle.graph_in(chosen.precision), chosen).run
     architecture = Architecture(**bundle.card.architecture)
     run: Graph = family(architecture.family).reference(
         architecture, bundle.weights, device=chosen.device, precision=chosen.precision

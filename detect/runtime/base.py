@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detect.errors import ConfigError, MissingExtraError
 from detect.types import Image
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 # Engine name to the module that runs it, in the order in which `auto` tries them.
 ENGINES = {"openvino": "detect.runtime.openvino", "onnxruntime": "detect.runtime.onnxruntime"}
@@ -40,7 +40,7 @@ class EngineSettings:
     Attributes:
         name: "auto", a key of `ENGINES`, or `FRAMEWORK`.
         precision: of the arithmetic. Always set and recorded: OpenVINO would choose bf16 by itself on some
-            processors. fp16 is for GPUs.
+            processors. fp16 is for GPUs. int8 runs a graph of its own, see `Bundle.graph_in`.
         workers: threads that call `run` at once; each call then computes on one core.
         device: "cpu", or "cuda:0" with `FRAMEWORK`.
     """
@@ -53,6 +53,8 @@ class EngineSettings:
     def resolved(self) -> EngineSettings:
         """With `auto` replaced by the engine that will run."""
         if self.name == FRAMEWORK:
+            if self.precision == "int8":
+                raise ConfigError("the engine torch has no int8", remedy="use fp32 or bf16, or another engine")
             if self.precision == "fp16" and self.device == "cpu":
                 raise ConfigError("fp16 runs on a GPU only", remedy="use fp32 or bf16, or --device cuda:0")
             if find_spec("torch") is None:

@@ -16,8 +16,10 @@ class OnnxRuntime:
     """One session; its `run` is safe to call from several threads."""
 
     def __init__(self, path: Path, settings: EngineSettings) -> None:
-        if settings.precision != "fp32":
-            raise ConfigError(f"onnxruntime runs fp32 only, not {settings.precision}", remedy="use the engine openvino")
+        if settings.precision not in ("fp32", "int8"):
+            raise ConfigError(
+                f"onnxruntime runs fp32 and int8 only, not {settings.precision}", remedy="use the engine openvino"
+            )
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, cores() // settings.workers)
         options.inter_op_num_threads = 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detect.errors import BundleError
 from detect.runtime.base import EngineSettings, cores
 
-_TYPES = {"fp32": "f32", "bf16": "bf16"}
+_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what the graph leaves open: int8 is written into it
 
 
 class OpenVino:

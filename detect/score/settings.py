@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from detect.config import Settings
 from detect.images.magnification import Looking, Scale, given
+from detect.runtime.base import Precision
 
 
 class ScoreSettings(Settings):
@@ -31,7 +32,7 @@ class ScoreSettings(Settings):
     detector: str = "cells-yolov8n"
     classifiers: tuple[str, ...] = ("wbc-types-small",)
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     device: str = "cpu"
     batch: int = Key(16, ge=1, le=512)
     part: int = Key(512, ge=1)

@@ -88,7 +88,7 @@ def test_an_unknown_engine_lists_the_choices(detector: Bundle) -> None:
 
 
 def test_bf16_is_refused_by_onnxruntime(detector: Bundle) -> None:
-    with pytest.raises(ConfigError, match="onnxruntime runs fp32 only, not bf16"):
+    with pytest.raises(ConfigError, match="onnxruntime runs fp32 and int8 only, not bf16"):
         open_graph(detector.graph, EngineSettings("onnxruntime", "bf16"))
 
 
