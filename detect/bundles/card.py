@@ -75,7 +75,7 @@ class DetectorGraph(Settings):
         masks: the graph gives a third output, a small mask of each box.
         thresholds: least score per class. threshold_choice: how they were chosen.
         candidates: most boxes that enter non-maximum suppression, best scores first.
-        max_detections: most cells of one field.
+        max_detections: most cells of one field, or of one tile of a larger one.
     """
 
     image_size: int = Key(ge=32)
@@ -138,7 +138,7 @@ class Card(Settings):
         files: SHA-256 of each file beside the card, and of the cards of its members.
         limits: what a user must know before trusting it.
         precisions: what cheaper arithmetic loses; what is not among them was not measured, and is not offered.
-        training: None for a method that learns nothing; its bundle has no weights.
+        training: None for a method that learns nothing, and for a bundle of several, whose members have their own.
     """
 
     schema_version: Literal[1] = 1

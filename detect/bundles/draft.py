@@ -24,12 +24,17 @@ class Description:
     limits: tuple[str, ...] = ()
 
 
-def prepare_folder(out: Path, overwrite: bool) -> None:
-    """An empty folder to write a bundle into; StoreError where there is something in it already."""
+def check_folder(out: Path, overwrite: bool) -> None:
+    """StoreError where a bundle may not be written: something is in the folder already."""
     if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise StoreError("the folder is not empty", where=str(out), remedy="name another, or pass --overwrite")
         if not (out / CARD).is_file():
             raise StoreError("not a bundle, so it is not overwritten", where=str(out), remedy="name another folder")
-        shutil.rmtree(out)
+
+
+def prepare_folder(out: Path, overwrite: bool) -> None:
+    """An empty folder to write a bundle into; StoreError where there is something in it already."""
+    check_folder(out, overwrite)
+    shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)

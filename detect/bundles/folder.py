@@ -101,6 +101,9 @@ def check_hashes(card: Card, path: Path, *, but: str | None = None) -> None:
     for name in _OWN:
         if name != but and name not in card.files and (path / name).exists():
             raise BundleError(f"the card gives no hash for {name}", where=str(path / CARD), remedy="export it again")
+    for member in path.glob(f"{MEMBERS}/*/{CARD}"):
+        if member.relative_to(path).as_posix() not in card.files:
+            raise BundleError(f"the card gives no hash for {member.relative_to(path)}", where=str(path / CARD))
     for name, expected in card.files.items():
         file = path / name
         if name == but:

@@ -268,6 +268,8 @@ def audit(
 
 
 def _unboxed(parts: dict[str, Dataset], detector: str) -> list[Fault]:
+    from functools import partial
+
     from rich.progress import Progress
 
     from detect.bundles.folder import open_bundle
@@ -288,7 +290,7 @@ def _unboxed(parts: dict[str, Dataset], detector: str) -> list[Fault]:
                 err.print(f"{part}: no look for cells without a box: {error.problem}", style="dim", soft_wrap=True)
                 continue
             task = bar.add_task(part, total=len(known))
-            found = predict_all(runner, known, progress=lambda n, task=task: bar.advance(task, n))  # type: ignore[misc]
+            found = predict_all(runner, known, measured=True, progress=partial(bar.advance, task))
             faults += without_a_box(known, found)
     return faults
 

@@ -116,6 +116,8 @@ def thresholds(given: list[str]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--threshold {text}: expected CLASS=VALUE", remedy="such as --threshold WBC=0.5")
+        if name.strip() in out:
+            raise ConfigError(f"--threshold {name.strip()} is given twice", remedy="give one for each class")
         out[name.strip()] = value.strip()
     return out
 

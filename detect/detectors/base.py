@@ -43,12 +43,19 @@ class Detector(Protocol):
     def shape(self, width: int, height: int, scale: Scale | None = None) -> tuple[int, int]:
         """(height, width) in which a field of that size is looked at; fields of one shape can share a batch."""
 
-    def predict(self, fields: Sequence[Image], scales: Sequence[Scale | None] | None = None) -> list[Detections]:
+    def predict(
+        self,
+        fields: Sequence[Image],
+        scales: Sequence[Scale | None] | None = None,
+        *,
+        least: float | None = None,
+    ) -> list[Detections]:
         """Cells of each field, boxes in the field's own pixels, in the order of the results.
 
         Args:
             scales: how large cells are in each field, so that they are looked at in the size that was trained, in
                 tiles where the field is larger than the input. None: the longer side is resized to the input's.
+            least: least score, in place of every threshold.
         """
 
 

@@ -30,6 +30,7 @@ Graph = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ...]]
 
 _TILE = 1024
 _OVERLAP = 3.0  # red cell diameters that neighbouring tiles share: more than the largest white cell
+_ENLARGED = 8.0  # times that a field is enlarged at most: red cells of ten pixels become those that were trained
 _EDGE = 3.0  # pixels of the input; a box this near to where a tile was cut ends there
 _BATCH_PIXELS = 3_000_000  # of the input in one call of the graph: more are no faster, and take memory
 
@@ -80,8 +81,15 @@ class BundleDetector:
         box = self._windows(width, height, scale)[0].box
         return box.height, box.width
 
-    def predict(self, fields: Sequence[Image], scales: Sequence[Scale | None] | None = None) -> list[Detections]:
+    def predict(
+        self,
+        fields: Sequence[Image],
+        scales: Sequence[Scale | None] | None = None,
+        *,
+        least: float | None = None,
+    ) -> list[Detections]:
         """See `Detector.predict`. Fields of any size; windows of one shape run as one batch, whosesoever they are."""
+        thresholds = self._thresholds if least is None else np.full_like(self._thresholds, least)
         if self.settings.preprocess:
             fields = [preprocess.apply(pixels, self.settings.preprocess) for pixels in fields]
         wanted = scales or [None] * len(fields)
@@ -99,7 +107,7 @@ class BundleDetector:
                     place(fields[i][tile.y0 : tile.y1, tile.x0 : tile.x1], box, self.settings.pad, batch[slot])
                 out = self._run(batch)
                 for slot, (i, k) in enumerate(part):
-                    found[i, k] = self._decode([o[slot] for o in out], plans[i][k], fields[i].shape[:2])
+                    found[i, k] = self._decode([o[slot] for o in out], plans[i][k], fields[i].shape[:2], thresholds)
         return [self._field(windows, [found[i, k] for k in range(len(windows))]) for i, windows in enumerate(plans)]
 
     def _windows(self, width: int, height: int, scale: Scale | None) -> list[_Window]:
@@ -108,7 +116,10 @@ class BundleDetector:
         if scale is None or settings.red_cell_px is None:
             box = plan(width, height, settings.image_size, settings.stride, square=settings.square)
             return [_Window(Tile(0, 0, width, height), box)]
-        factor = (settings.red_cell_px / scale.width_px, settings.red_cell_px / scale.height_px)
+        wanted = (settings.red_cell_px / scale.width_px, settings.red_cell_px / scale.height_px)
+        # What is blurred is not made clear by more pixels, and their number must have an end.
+        less = min(1.0, _ENLARGED / max(wanted))
+        factor = (wanted[0] * less, wanted[1] * less)
         most = settings.image_size if settings.square else self._tile
         side = (most / factor[0], most / factor[1])
         overlap = min(_OVERLAP * settings.red_cell_px, most / 2)
@@ -123,7 +134,9 @@ class BundleDetector:
         box = windows[0].box
         return seams.join([w.tile for w in windows], found, (_EDGE / box.scale_x, _EDGE / box.scale_y))
 
-    def _decode(self, out: Sequence[NDArray[Any]], window: _Window, field: tuple[int, ...]) -> Detections:
+    def _decode(
+        self, out: Sequence[NDArray[Any]], window: _Window, field: tuple[int, ...], thresholds: NDArray[np.float32]
+    ) -> Detections:
         """Thresholds, suppression within a class, cap, back to the field, whose (height, width) is given.
 
         Classes are judged apart: a place that looks like two of them may give two cells, as in the library that
@@ -133,7 +146,7 @@ class BundleDetector:
         boxes, scores = out[:2]
         tile, box = window.tile, window.box
         corner = np.array([tile.x0, tile.y0, tile.x0, tile.y0], np.float32)
-        rows, labels = np.nonzero(scores >= self._thresholds)
+        rows, labels = np.nonzero(scores >= thresholds)
         best = np.clip(scores[rows, labels], 0, 1).astype(np.float32)
         if len(rows) > self.settings.candidates:
             top = np.argsort(-best, kind="stable")[: self.settings.candidates]

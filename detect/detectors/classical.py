@@ -154,12 +154,19 @@ class ClassicalDetector:
         del width, height, scale
         return 0, 0
 
-    def predict(self, fields: Sequence[Image], scales: Sequence[Scale | None] | None = None) -> list[Detections]:
+    def predict(
+        self,
+        fields: Sequence[Image],
+        scales: Sequence[Scale | None] | None = None,
+        *,
+        least: float | None = None,
+    ) -> list[Detections]:
         """Cells of each field, uint8 RGB (h, w, 3); masks show the whole cell. See `Detector.predict`."""
         known = scales or [None] * len(fields)
-        return [self._field(pixels, scale) for pixels, scale in zip(fields, known, strict=True)]
+        limits = self._least if least is None else [least] * len(self.classes)
+        return [self._field(pixels, scale, limits) for pixels, scale in zip(fields, known, strict=True)]
 
-    def _field(self, pixels: Image, scale_told: Scale | None) -> Detections:
+    def _field(self, pixels: Image, scale_told: Scale | None, least: Sequence[float]) -> Detections:
         height, width = pixels.shape[:2]
         unit = scale_told.diameter_px if scale_told else red_cell_diameter(pixels, self.settings)
         if unit is None:
@@ -169,7 +176,7 @@ class ClassicalDetector:
         stain = _stain(small, self.settings, self.settings.body_part)
         scene = _scene(stain, unit * scale, self.settings, self.settings.rim, self.settings.neck)
         cells = [*_white_cells(scene), *_red_cells(scene, self.settings), *_platelets(scene, self.settings)]
-        cells = sorted((c for c in cells if c.score >= self._least[c.label]), key=lambda c: -c.score)
+        cells = sorted((c for c in cells if c.score >= least[c.label]), key=lambda c: -c.score)
         capped = len(cells) > self._most
         return self._detections(cells[: self._most], small, pixels, unit, capped)
 

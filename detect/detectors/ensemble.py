@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from detect.formats.masks import mirrored
 from detect.images.magnification import Scale
 from detect.types import ClassMap, Detections, Image
 
+FUSE_IOU = 0.6
 FLOOR = 0.05  # members let through from this score on: what several see weakly may be a cell
 
 Views = Literal["none", "flips"]
@@ -48,7 +50,7 @@ class EnsembleSettings(Settings):
     members: tuple[str, ...] = Key(min_length=1)
     weights: tuple[float, ...] = ()
     views: Views = "none"
-    fuse_iou: float = Key(0.6, gt=0, lt=1)
+    fuse_iou: float = Key(FUSE_IOU, gt=0, lt=1)
 
 
 class EnsembleDetector:
@@ -59,8 +61,11 @@ class EnsembleDetector:
     views. Where every member draws masks, a cell has the mask of the member that was surest of it.
 
     Args:
-        thresholds: least score per class, after the fusion.
-        max_detections: most cells of one field.
+        thresholds: least score per class, after the fusion. Members let everything through from `FLOOR` on, and have
+            their own caps: where one reaches it, that is told.
+
+    Raises:
+        MissingExtraError: the package is not installed.
     """
 
     def __init__(
@@ -69,49 +74,68 @@ class EnsembleDetector:
         settings: EnsembleSettings,
         *,
         thresholds: Mapping[str, float],
-        max_detections: int,
     ) -> None:
+        if find_spec("ensemble_boxes") is None:
+            raise MissingExtraError("fusing detectors", "ensemble")
         self._members = members
         self._weights = settings.weights or (1.0,) * len(members)
         self._views = _VIEWS[settings.views]
         self._iou = settings.fuse_iou
-        self._most = max_detections
         self.classes = ClassMap(tuple(dict.fromkeys(n for m in members for n in m.classes.names)))
         self._least = np.array([thresholds[n] for n in self.classes.names], np.float32)
 
     @property
     def red_cell_px(self) -> float | None:
-        """See `Detector.red_cell_px`: of the first member; each looks at a field in its own."""
-        return self._members[0].red_cell_px
+        """See `Detector.red_cell_px`: of the first member that has one; each looks at a field in its own."""
+        return next((m.red_cell_px for m in self._members if m.red_cell_px is not None), None)
 
     def shape(self, width: int, height: int, scale: Scale | None = None) -> tuple[int, int]:
         """See `Detector.shape`: that of the first member."""
         return self._members[0].shape(width, height, scale)
 
-    def predict(self, fields: Sequence[Image], scales: Sequence[Scale | None] | None = None) -> list[Detections]:
+    def predict(
+        self,
+        fields: Sequence[Image],
+        scales: Sequence[Scale | None] | None = None,
+        *,
+        least: float | None = None,
+    ) -> list[Detections]:
         """See `Detector.predict`."""
+        thresholds = self._least if least is None else np.full_like(self._least, least)
         seen: list[list[Detections]] = [[] for _ in fields]
         for view in self._views:
             pictures = [_mirror(pixels, view) for pixels in fields]
             for member in self._members:
-                for row, pixels, found in zip(seen, fields, member.predict(pictures, scales), strict=True):
-                    row.append(_back(found, view, pixels.shape[1], pixels.shape[0]))
+                results = member.predict(pictures, scales, least=FLOOR)
+                for row, pixels, found in zip(seen, fields, results, strict=True):
+                    row.append(_back(self._once(found), view, pixels.shape[1], pixels.shape[0]))
         weights = self._weights * len(self._views)
-        return [self._fused(row, weights, f.shape[1], f.shape[0]) for row, f in zip(seen, fields, strict=True)]
+        sizes = [(pixels.shape[1], pixels.shape[0]) for pixels in fields]
+        return [self._fused(row, weights, thresholds, *size) for row, size in zip(seen, sizes, strict=True)]
 
-    def _fused(self, seen: Sequence[Detections], weights: Sequence[float], width: int, height: int) -> Detections:
+    def _once(self, found: Detections) -> Detections:
+        """One box a cell: the fusion takes the mean over boxes, so a second one would speak as another member."""
+        return found.select(geometry.nms(found.boxes, found.scores, found.labels, self._iou))
+
+    def _fused(
+        self,
+        seen: Sequence[Detections],
+        weights: Sequence[float],
+        thresholds: NDArray[np.float32],
+        width: int,
+        height: int,
+    ) -> Detections:
         boxes, scores, labels = [], [], []
         for k, name in enumerate(self.classes.names):
             able = [i for i, found in enumerate(seen) if name in found.classes.names]
             own = [seen[i].select(seen[i].labels == seen[i].classes.index(name)) for i in able]
             fused = _fuse(own, [weights[i] for i in able], self._iou, width, height)
-            kept = fused[1] >= self._least[k]
+            kept = fused[1] >= thresholds[k]
             boxes.append(fused[0][kept])
             scores.append(fused[1][kept])
             labels.append(np.full(int(kept.sum()), k, np.int64))
         out = Detections(np.concatenate(boxes), np.concatenate(scores), np.concatenate(labels), self.classes).ordered()
-        capped = len(out) > self._most or any(found.capped for found in seen)
-        out = out.select(np.arange(min(len(out), self._most)))
+        capped = any(found.capped for found in seen)
         return Detections(out.boxes, out.scores, out.labels, self.classes, _masks(out, seen), capped)
 
 
@@ -121,10 +145,8 @@ def _fuse(
     """Fused boxes and scores of one class."""
     if not any(len(found) for found in own):
         return np.empty((0, 4), np.float32), np.empty(0, np.float32)
-    try:
-        from ensemble_boxes import weighted_boxes_fusion
-    except ImportError as error:
-        raise MissingExtraError("fusing detectors", "ensemble") from error
+    from ensemble_boxes import weighted_boxes_fusion
+
     size = np.array([width, height, width, height], np.float64)
     boxes, scores, _ = weighted_boxes_fusion(
         [(found.boxes / size).tolist() for found in own],

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detect.bundles.card import MEMBERS, Card, DetectorGraph
-from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
+from detect.bundles.draft import INTENDED_USE, Description, check_folder, prepare_folder
 from detect.bundles.folder import Bundle, write_card
 from detect.data.cards import Card as DatasetCard
-from detect.detectors.ensemble import EnsembleSettings, Views
+from detect.data.whole import whole
+from detect.detectors.ensemble import FUSE_IOU, EnsembleSettings, Views
 from detect.detectors.export import metrics
 from detect.detectors.measure import MIN_SCORE, predict_all
 from detect.detectors.opened import open_detector
@@ -32,7 +33,7 @@ def fuse(
     root: Path | None = None,
     weights: Sequence[float] = (),
     views: Views = "none",
-    fuse_iou: float = 0.6,
+    fuse_iou: float = FUSE_IOU,
     overwrite: bool = False,
 ) -> DetectionReport:
     """Write a bundle of bundles: copies of its members, and a card with thresholds and figures from part dev.
@@ -50,11 +51,16 @@ def fuse(
         raise ConfigError("one bundle, looked at once, is what it was", remedy="name another, or add --views flips")
     if any(bundle.card.architecture.get("family") == "ensemble" for bundle in bundles):
         raise ConfigError("an ensemble cannot be part of another", remedy="name its members")
+    known = [b.detector.red_cell_px is not None for b in bundles if b.card.architecture.get("family") != "classical"]
+    if any(known) and not all(known):
+        what = "some bundles know how large red cells were in their training, and some do not"
+        raise ConfigError(what, remedy="export those that do not again: they would look at slides at another scale")
+    inside = [b for b in bundles if _nested(out.resolve(), b.path.resolve())]
+    if inside:
+        what = f"would lie in {inside[0].path}, or that in it"
+        raise ConfigError(what, where=str(out), remedy="name another folder")
     settings = EnsembleSettings(members=tuple(names), weights=tuple(weights), views=views, fuse_iou=fuse_iou)
     dev, *_ = split_parts(data, split, root, Tally(), "dev")
-    prepare_folder(out, overwrite)
-    for bundle in bundles:
-        shutil.copytree(bundle.path, out / MEMBERS / bundle.card.name)
     classes = tuple(dict.fromkeys(name for bundle in bundles for name in bundle.card.classes))
     sections = [bundle.detector for bundle in bundles]
     section = DetectorGraph(
@@ -83,18 +89,38 @@ def fuse(
         },
         detector=section,
     )
-    model = open_detector(Bundle(write_card(draft, out), out, ""))
-    dev = align(dev, model.classes)
-    found = predict_all(model, dev)
-    thresholds = best_f1(dev, found)
     told = split or data.split
-    choice = f"highest F1 at IoU 0.5 on part dev of {told} ({len(dev)} fields), per class"
-    section = section.model_copy(update={"thresholds": thresholds, "threshold_choice": choice})
-    report, _ = measure(dev, found, thresholds, cap=section.max_detections)
-    command = f"smear bundle fuse {' '.join(names)} --data {data.name} --out BUNDLE"
-    figures = metrics(report, data.name, told, "dev", command)
-    write_card(draft.model_copy(update={"detector": section, "metrics": figures}), out)
+    check_folder(out, overwrite)
+    # An older bundle gives way only to a finished one.
+    staged = out.with_name(f".{out.name}.new")
+    with whole(staged) as made:
+        for bundle in bundles:
+            shutil.copytree(bundle.path, made / MEMBERS / bundle.card.name)
+        model = open_detector(Bundle(write_card(draft, made), made, ""))
+        dev = align(dev, model.classes)
+        found = predict_all(model, dev)
+        thresholds = best_f1(dev, found)
+        choice = f"highest F1 at IoU 0.5 on part dev of {told} ({len(dev)} fields), per class"
+        section = section.model_copy(update={"thresholds": thresholds, "threshold_choice": choice})
+        report, _ = measure(dev, found, thresholds, cap=section.max_detections)
+        figures = metrics(report, data.name, told, "dev", _command(about.name, names, data.name, split, settings))
+        write_card(draft.model_copy(update={"detector": section, "metrics": figures}), made)
+    prepare_folder(out, overwrite)
+    staged.replace(out)
     return report
+
+
+def _command(name: str, members: Sequence[str], data: str, split: str | None, settings: EnsembleSettings) -> str:
+    words = ["smear bundle fuse", *members, f"--data {data} --out BUNDLE --name {name}"]
+    words += [f"--split-file {split}"] if split else []
+    words += [f"--weight {w:g}" for w in settings.weights]
+    words += [f"--views {settings.views}"] if settings.views != "none" else []
+    words += [f"--iou {settings.fuse_iou:g}"] if settings.fuse_iou != FUSE_IOU else []
+    return " ".join(words)
+
+
+def _nested(one: Path, other: Path) -> bool:
+    return one == other or one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _looks(views: str) -> int:

@@ -9,7 +9,7 @@ from detect.bundles.folder import Bundle, open_bundle
 from detect.detectors.base import Detector
 from detect.detectors.bundled import BundleDetector
 from detect.detectors.classical import ClassicalDetector, ClassicalSettings
-from detect.detectors.ensemble import FLOOR, EnsembleDetector, EnsembleSettings
+from detect.detectors.ensemble import EnsembleDetector, EnsembleSettings
 from detect.runtime.base import EngineSettings
 
 
@@ -24,7 +24,7 @@ def open_detector(
 
     Args:
         thresholds: least score per class, in place of the bundle's own.
-        max_detections: most cells of one field, in place of the bundle's own.
+        max_detections: most cells of one field, or of one tile of a larger one, in place of the bundle's own.
     """
     family, config = bundle.card.architecture.get("family"), bundle.card.architecture.get("config")
     least = dict(bundle.detector.thresholds) | dict(thresholds or {})
@@ -33,11 +33,9 @@ def open_detector(
         return ClassicalDetector(settings, thresholds=least, max_detections=max_detections)
     if family == "ensemble":
         together = EnsembleSettings.model_validate(config)
-        floor = min(FLOOR, *least.values())
-        members = []
-        for name in together.members:
-            member = open_bundle(bundle.path / MEMBERS / name, "detector")
-            members.append(open_detector(member, engine, thresholds=dict.fromkeys(member.card.classes, floor)))
-        most = max_detections or bundle.detector.max_detections
-        return EnsembleDetector(members, together, thresholds=least, max_detections=most)
+        # Room for what several see weakly and the fusion drops.
+        most = 2 * (max_detections or bundle.detector.max_detections)
+        paths = [bundle.path / MEMBERS / name for name in together.members]
+        members = [open_detector(open_bundle(p, "detector"), engine, max_detections=most) for p in paths]
+        return EnsembleDetector(members, together, thresholds=least)
     return BundleDetector(bundle, engine, thresholds=thresholds, max_detections=max_detections)

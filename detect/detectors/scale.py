@@ -25,25 +25,41 @@ _SETTLED = 0.03  # a change below this ends them
 _ROUND = 0.08  # sides of red cells that differ by less on the whole are taken for equal
 _CERTAIN = 4.0  # standard errors by which they must differ besides
 _ENOUGH = 8  # red cells; fewer tell little
+_FEWEST = 3  # and fewer than these nothing
 _WIDE = 0.2  # a spread above it says that these are not red cells of one scale
-_UNEVEN = 1.6  # fields whose first guesses differ by more than this factor are of several scales
+_UNEVEN = 1.6  # fields whose first guesses differ by more than this factor may be of several scales
+_OTHER = 1.35  # and those whose red cells do are
 _APART = 0.3  # the two ways of measuring may differ by this part
 _SEEN = 0.4  # least score of a red cell that counts, whatever the detector's threshold
 _SAMPLE = 5  # fields of a slide that are looked at
+_TRIED = 25  # and so many at most are opened to find them
+_MOST = 2400  # pixels of the middle of a field that are kept
 _SIDE = 640  # pixels of the detector's input that are looked at in each field
 
 
 def of_slide(detector: Detector, fields: Sequence[Field]) -> Scale | None:
     """The scale of a slide from a few of its fields that can be read, taken evenly; None where no red cell is seen."""
-    wanted = min(_SAMPLE, len(fields))
-    chosen = [fields[(2 * i + 1) * len(fields) // (2 * wanted)] for i in range(wanted)]
-    pictures = []
-    for field in chosen:
+    pictures: list[Image] = []
+    for field in _evenly(fields, _TRIED):
         try:
-            pictures.append(decode.read(field.path))
-        except ImageError:
+            pixels = decode.read(field.path)
+        except (ImageError, MemoryError):
             continue  # scoring tells of it
+        middle = _middle(pixels, _MOST, _MOST)
+        if red_cell_diameter(middle) is not None:
+            pictures.append(middle.copy())
+        if len(pictures) == _SAMPLE:
+            break
     return estimate(detector, pictures) if pictures else None
+
+
+def _evenly(fields: Sequence[Field], most: int) -> list[Field]:
+    """Fields from all over a slide, the first few of them already so."""
+    order: list[int] = []
+    for parts in (_SAMPLE, most):
+        wanted = min(parts, len(fields))
+        order += [(2 * i + 1) * len(fields) // (2 * wanted) for i in range(wanted)]
+    return [fields[i] for i in dict.fromkeys(order)]
 
 
 def estimate(detector: Detector, fields: Sequence[Image]) -> Scale | None:
@@ -52,34 +68,38 @@ def estimate(detector: Detector, fields: Sequence[Image]) -> Scale | None:
     A first guess comes from the pixels alone (the granulometry of the classical detector). The detector then looks at
     the middle of each field at that scale; where what it finds does not confirm the guess, at scales around it, and the
     one counts at which most red cells of the size that it was trained with are found. Their median sides are the
-    answer, looked at again until it stays.
+    answer, looked at again until it stays. With hardly any red cell the guess stands, and is not sure.
     """
     guesses = [d for d in (red_cell_diameter(pixels) for pixels in fields) if d is not None]
     if not guesses:
         return None
     guess = float(np.median(guesses))
-    uneven = max(guesses) / min(guesses) > _UNEVEN
     if detector.red_cell_px is None or RED_CELL not in detector.classes.names:
         spread = float(np.subtract(*np.percentile(guesses, [75, 25])) / 2 / guess)
-        return Scale(guess, guess, spread, mixed=uneven, sure=False)
+        return Scale(guess, guess, spread, sure=False)
     seen = _look(detector, fields, Scale(guess, guess))
     if not _confirms(seen, guess):
         tried = [_look(detector, fields, Scale(guess * f, guess * f)) for f in _LADDER]
         seen = max([seen, *tried], key=lambda look: look.support)
-    if len(seen.sides) == 0:
-        return Scale(guess, guess, mixed=uneven, sure=False)
     for _ in range(_ROUNDS):
+        if len(seen.sides) < _FEWEST:
+            # One box may be anything; what the pixels tell is nearer.
+            return Scale(guess, guess, sure=False)
         now = seen.scale()
-        again = _look(detector, fields, now)
-        if len(again.sides) == 0:
+        seen = _look(detector, fields, now)
+        if len(seen.sides) >= _FEWEST and abs(seen.scale().diameter_px / now.diameter_px - 1) < _SETTLED:
             break
-        seen = again
-        if abs(seen.scale().diameter_px / now.diameter_px - 1) < _SETTLED:
-            break
-    found = seen.scale()
-    mixed = uneven or found.spread > _WIDE
+    found = seen.scale() if len(seen.sides) >= _FEWEST else now
+    mixed = found.spread > _WIDE or (max(guesses) / min(guesses) > _UNEVEN and _differ(detector, fields))
     sure = found.cells >= _ENOUGH and not mixed and abs(math.log(found.diameter_px / guess)) <= _APART
     return Scale(found.width_px, found.height_px, found.spread, found.cells, mixed=mixed, sure=sure)
+
+
+def _differ(detector: Detector, fields: Sequence[Image]) -> bool:
+    """Whether the red cells of one field are much larger than those of another."""
+    alone = [estimate(detector, [pixels]) for pixels in fields]
+    told = [scale.diameter_px for scale in alone if scale is not None and scale.cells >= _ENOUGH]
+    return len(told) > 1 and max(told) / min(told) > _OTHER
 
 
 def _confirms(seen: _Seen, guess: float) -> bool:
@@ -98,7 +118,7 @@ class _Seen:
         diameters = np.sqrt(self.sides.prod(axis=1))
         oblong = np.log(self.sides[:, 0] / self.sides[:, 1])
         error = float(np.subtract(*np.percentile(oblong, [75, 25]))) / math.sqrt(len(oblong))
-        if abs(float(np.median(oblong))) < max(_ROUND, _CERTAIN * error):
+        if len(oblong) < _ENOUGH or abs(float(np.median(oblong))) < max(_ROUND, _CERTAIN * error):
             width = height = float(np.median(diameters))
         low, high = np.percentile(diameters, [25, 75])
         return Scale(width, height, float((high - low) / 2 / np.median(diameters)), len(self.sides))
@@ -110,11 +130,11 @@ def _look(detector: Detector, fields: Sequence[Image], scale: Scale) -> _Seen:
     width, height = (round(_SIDE * s / trained) for s in (scale.width_px, scale.height_px))
     middles = [_middle(pixels, width, height) for pixels in fields]
     label = detector.classes.index(RED_CELL)
+    seen = detector.predict(middles, [scale] * len(middles), least=_SEEN)
     sides, support = [], 0.0
-    for pixels, found in zip(middles, detector.predict(middles, [scale] * len(middles)), strict=True):
+    for pixels, found in zip(middles, seen, strict=True):
         rows, columns = pixels.shape[:2]
-        inner = found.scores >= _SEEN
-        inner &= (found.boxes[:, :2] > 1).all(1) & (found.boxes[:, 2:] < [columns - 1, rows - 1]).all(1)
+        inner = (found.boxes[:, :2] > 1).all(1) & (found.boxes[:, 2:] < [columns - 1, rows - 1]).all(1)
         red = found.select((found.labels == label) & inner)
         own = (red.boxes[:, 2:] - red.boxes[:, :2]).astype(np.float64)
         off = np.log(np.sqrt(own.prod(axis=1)) / scale.diameter_px)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,13 +88,14 @@ def _pairs(
 ) -> Iterator[tuple[int, int, bool, bool]]:
     """Boxes of two tiles that meet: (one, other, they are one cell, they are pieces of one large cell)."""
     rows = [np.flatnonzero(owner == k) for k in range(len(tiles))]
-    for a, b in combinations(range(len(tiles)), 2):
-        one, other = tiles[a], tiles[b]
-        shared = np.array(
-            [[max(one.x0, other.x0), max(one.y0, other.y0), min(one.x1, other.x1), min(one.y1, other.y1)]], np.float32
-        )
-        if not geometry.area(shared)[0] or not len(rows[a]) or not len(rows[b]):
+    extents = np.array([[t.x0, t.y0, t.x1, t.y1] for t in tiles], np.float32)
+    neighbours = np.triu(geometry.intersection(extents, extents) > 0, 1)
+    for a, b in np.argwhere(neighbours).tolist():
+        if not len(rows[a]) or not len(rows[b]):
             continue
+        shared = np.concatenate(
+            [np.maximum(extents[a, :2], extents[b, :2]), np.minimum(extents[a, 2:], extents[b, 2:])]
+        )[None]
         first, second = (r[geometry.intersection(found.boxes[r], shared)[:, 0] > 0] for r in (rows[a], rows[b]))
         if not len(first) or not len(second):
             continue

@@ -39,14 +39,15 @@ def plan(width: int, height: int, side: tuple[float, float], overlap: tuple[floa
     Args:
         side: greatest width and height of a tile, pixels of the field. overlap: along each, less than the side.
     """
-    columns = _cuts(width, side[0], overlap[0])
-    rows = _cuts(height, side[1], overlap[1])
+    # Whole pixels: a tile must not be larger than what it goes into by the rounding of its side.
+    columns = _cuts(width, math.floor(side[0]), overlap[0])
+    rows = _cuts(height, math.floor(side[1]), overlap[1])
     return tuple(
         Tile(x0, y0, x1, y1, (x0 > 0, y0 > 0, x1 < width, y1 < height)) for y0, y1 in rows for x0, x1 in columns
     )
 
 
-def _cuts(size: int, side: float, overlap: float) -> list[tuple[int, int]]:
+def _cuts(size: int, side: int, overlap: float) -> list[tuple[int, int]]:
     """Beginnings and ends along one direction."""
     if size <= side:
         return [(0, size)]

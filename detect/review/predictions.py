@@ -18,10 +18,12 @@ from detect.images import decode
 from detect.pipeline import Pipeline
 from detect.review.database import ReviewError
 from detect.review.snapshot import Entry
-from detect.runtime.base import EngineSettings
+from detect.runtime.base import EngineSettings, cores
+from detect.score.scales import looked
+from detect.score.settings import ScoreSettings
 from detect.score.store import Store, rle_of
 from detect.taxonomy import UNIDENTIFIED, taxonomy
-from detect.types import CellRecord, ClassMap, Detections, Rle
+from detect.types import CellRecord, ClassMap, Detections, Field, Rle
 
 FLOOR = 0.05  # score below which a detection says nothing, not even of a doubtful label
 _BATCH = 16
@@ -227,12 +229,16 @@ class _Bundle:
         self._pipeline = Pipeline(detector, classifiers, EngineSettings(), min_score=FLOOR)
 
     def of(self, entries: Sequence[Entry]) -> Iterator[Found | None]:
+        # As scoring looks at them: each slide at the scale that its red cells tell.
+        fields = [Field(entry.field, entry.slide, entry.path) for entry in entries]
+        slides = looked(self._pipeline.detector, fields, ScoreSettings(), cores())
         for start in range(0, len(entries), _BATCH):
             some = entries[start : start + _BATCH]
             pixels = [_read(entry.path) for entry in some]
             there = [i for i, p in enumerate(pixels) if p is not None]
             names = [(some[i].slide, some[i].field) for i in there]
-            cells = dict(zip(there, self._pipeline.run([pixels[i] for i in there], names), strict=True))
+            scales = [slides[some[i].slide].of(self._pipeline.detector, pixels[i]) for i in there]
+            cells = dict(zip(there, self._pipeline.run([pixels[i] for i in there], names, scales), strict=True))
             for i in range(len(some)):
                 yield _found(cells[i].records, self._classes, self._thresholds) if i in cells else None
 

@@ -138,14 +138,18 @@ def _read(field: Field) -> Image | ImageError:
 def _work(pipeline: Pipeline, fields: Sequence[Field], pixels: list[Image], slides: Mapping[str, Looked]) -> list[Row]:
     cv2.setNumThreads(1)
     scales = [slides[f.slide].of(pipeline.detector, p) for f, p in zip(fields, pixels, strict=True)]
+    failed = [slides[f.slide].failed for f in fields]
     results = pipeline.run(pixels, [(f.slide, f.id) for f in fields], scales)
     return [
-        (_field_record(field, picture, cells, scale), cells.records)
-        for field, picture, cells, scale in zip(fields, pixels, results, scales, strict=True)
+        (
+            _field_record(field, picture, cells, scale, unsure=bad or (scale is not None and not scale.sure)),
+            cells.records,
+        )
+        for field, picture, cells, scale, bad in zip(fields, pixels, results, scales, failed, strict=True)
     ]
 
 
-def _field_record(field: Field, pixels: Image, cells: Cells, scale: Scale | None) -> FieldRecord:
+def _field_record(field: Field, pixels: Image, cells: Cells, scale: Scale | None, *, unsure: bool) -> FieldRecord:
     counts: dict[str, int] = {}
     for record in cells.records:
         counts[record.label] = counts.get(record.label, 0) + 1
@@ -160,7 +164,7 @@ def _field_record(field: Field, pixels: Image, cells: Cells, scale: Scale | None
         scale=_red_cell_diameter(cells.records),
         counts=dict(sorted(counts.items())),
         scale_used=None if scale is None else round(scale.diameter_px, 2),
-        flags=(*((CAPPED,) if cells.capped else ()), *((UNSURE_SCALE,) if scale and not scale.sure else ())),
+        flags=(*((CAPPED,) if cells.capped else ()), *((UNSURE_SCALE,) if unsure and cells.records else ())),
     )
 
 

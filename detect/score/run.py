@@ -19,7 +19,7 @@ from detect.pipeline import Pipeline
 from detect.runtime.base import EngineSettings, cores
 from detect.score import differential, report
 from detect.score.local import Row, score_fields
-from detect.score.scales import Looked, looked
+from detect.score.scales import Looked, check_scale, looked
 from detect.score.settings import ScoreSettings
 from detect.score.store import Store
 
@@ -65,6 +65,7 @@ def score(
     workers = settings.workers or cores()
     engine = EngineSettings(settings.engine, settings.precision, workers, settings.device).resolved()
     pipeline = Pipeline(detector, classifiers, engine, min_score=settings.min_score, thresholds=settings.thresholds)
+    check_scale(pipeline.detector, settings)
     store = Store.create(out, overwrite=overwrite)
     scales = looked(pipeline.detector, found.fields, settings, workers)
     if start is not None:
@@ -166,9 +167,10 @@ def _told(slide: Looked) -> dict[str, Any] | str:
     """How a slide was looked at, for the record."""
     scale = slide.scale
     if scale is None:
-        return "fitted to the detector's input"
+        return "could not be measured" if slide.failed else "not measured"
     return {
         "red_cell_px": [round(scale.width_px, 1), round(scale.height_px, 1)],
+        "um_per_px": round(scale.um_per_px, 4),
         "spread": round(scale.spread, 3),
         "cells": scale.cells,
         "how": scale.how,

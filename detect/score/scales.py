@@ -23,15 +23,26 @@ class Looked:
 
     Attributes:
         scale: of all its fields. None: each field's longer side is resized to the detector's input.
+        failed: it was to be measured, and could not.
         each: its fields are of several scales, so each is measured by itself; `scale` says what they are together.
     """
 
     scale: Scale | None = None
     each: bool = False
+    failed: bool = False
 
     def of(self, detector: Detector, pixels: Image) -> Scale | None:
-        """The scale of one of its fields."""
-        return estimate(detector, [pixels]) or self.scale if self.each else self.scale
+        """The scale of one of its fields: its own, where enough of its cells tell it."""
+        own = estimate(detector, [pixels]) if self.each else None
+        return own if own is not None and (own.cells or self.scale is None) else self.scale
+
+
+def check_scale(detector: Detector, settings: ScoreSettings) -> None:
+    """ConfigError where a person tells a scale that the detector cannot make use of."""
+    if settings.told_scale is None or detector.red_cell_px is not None or isinstance(detector, ClassicalDetector):
+        return
+    what = f"the detector {settings.detector} does not say how large red cells were in its training"
+    raise ConfigError(what, remedy="use --scale fit, or export the bundle again")
 
 
 def looked(detector: Detector, fields: Sequence[Field], settings: ScoreSettings, workers: int) -> dict[str, Looked]:
@@ -44,18 +55,14 @@ def looked(detector: Detector, fields: Sequence[Field], settings: ScoreSettings,
     for field in fields:
         slides.setdefault(field.slide, []).append(field)
     told = settings.told_scale
-    if detector.red_cell_px is None and not isinstance(detector, ClassicalDetector):
-        if told is not None:
-            what = f"the detector {settings.detector} does not say how large red cells were in its training"
-            raise ConfigError(what, remedy="use --scale fit, or export the bundle again")
-        return dict.fromkeys(slides, Looked())
-    if told is not None or settings.scale == "fit":
+    # The classical method measures each field by itself.
+    if told is not None or settings.scale == "fit" or detector.red_cell_px is None:
         return dict.fromkeys(slides, Looked(told))
 
     def measure(own: list[Field]) -> Looked:
         cv2.setNumThreads(1)
         scale = of_slide(detector, own)
-        return Looked(scale, each=scale is not None and scale.mixed and len(own) > 1)
+        return Looked(scale, each=scale is not None and scale.mixed and len(own) > 1, failed=scale is None)
 
     with ThreadPoolExecutor(workers) as pool:
         return dict(zip(slides, pool.map(measure, slides.values()), strict=True))

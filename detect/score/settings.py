@@ -8,8 +8,10 @@ from pydantic import Field as Key
 from pydantic import model_validator
 
 from detect.config import Settings
-from detect.images.magnification import Looking, Scale, given
+from detect.images.magnification import RED_CELL_UM, Looking, Scale, given
 from detect.runtime.base import Precision
+
+_SMALLEST, _LARGEST = 4.0, 2000.0  # pixels of a red cell that a person may tell of
 
 
 class ScoreSettings(Settings):
@@ -40,8 +42,8 @@ class ScoreSettings(Settings):
     min_score: float | None = Key(None, ge=0, le=1)
     thresholds: dict[str, Annotated[float, Key(ge=0, le=1)]] = {}
     scale: Looking = "auto"
-    mpp: float | None = Key(None, gt=0, le=10)
-    cell_diameter_px: float | None = Key(None, ge=4, le=2000)
+    mpp: float | None = Key(None, ge=RED_CELL_UM / _LARGEST, le=RED_CELL_UM / _SMALLEST)
+    cell_diameter_px: float | None = Key(None, ge=_SMALLEST, le=_LARGEST)
     gallery: int = Key(24, ge=0)
     overlays: int = Key(3, ge=0)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,9 @@ class Fixed:
     def shape(self, width: int, height: int, scale: Scale | None = None) -> tuple[int, int]:
         return height, width
 
-    def predict(self, fields: Sequence[Image], scales: Sequence[Scale | None] | None = None) -> list[Detections]:
+    def predict(
+        self, fields: Sequence[Image], scales: Sequence[Scale | None] | None = None, *, least: float | None = None
+    ) -> list[Detections]:
         return [self.found] * len(fields)
 
 
@@ -44,10 +47,10 @@ FIELD = np.zeros((100, 200, 3), np.uint8)
 HERE, NEAR, ELSEWHERE = (20, 20, 60, 60), (24, 20, 64, 60), (120, 30, 150, 60)
 
 
-def together(members: Sequence[Fixed], least: float = 0.0, most: int = 100, **more: object) -> EnsembleDetector:
+def together(members: Sequence[Fixed], least: float = 0.0, **more: object) -> EnsembleDetector:
     settings = EnsembleSettings(members=tuple(f"m{k}" for k in range(len(members))), **more)
     names = {n for m in members for n in m.classes.names}
-    return EnsembleDetector(members, settings, thresholds=dict.fromkeys(names, least), max_detections=most)
+    return EnsembleDetector(members, settings, thresholds=dict.fromkeys(names, least))
 
 
 def test_two_that_agree_meet_in_the_middle_and_one_alone_counts_half() -> None:
@@ -73,12 +76,27 @@ def test_a_class_that_one_knows_is_not_halved_by_the_other() -> None:
     assert [(model.classes.names[k], pytest.approx(0.7)) for k in found.labels] == [("Platelet", found.scores[0])]
 
 
-def test_thresholds_and_cap_come_after_the_fusion() -> None:
+def test_thresholds_come_after_the_fusion() -> None:
     a = Fixed(NAMES, [("WBC", 0.9, HERE), ("WBC", 0.7, ELSEWHERE)])
     b = Fixed(NAMES, [("WBC", 0.5, HERE)])
-    assert len(together([a, b], least=0.4).predict([FIELD])[0]) == 1
-    capped = together([a, b], most=1).predict([FIELD])[0]
-    assert (len(capped), capped.capped) == (1, True)
+    model = together([a, b], least=0.4)
+    assert len(model.predict([FIELD])[0]) == 1
+    assert len(model.predict([FIELD], least=0.3)[0]) == 2
+
+
+def test_a_second_box_of_one_member_is_no_second_member() -> None:
+    one = Fixed(NAMES, [("WBC", 0.9, HERE)])
+    doubled = Fixed(NAMES, [("WBC", 0.9, HERE), ("WBC", 0.06, (22, 20, 62, 60))])
+    nothing = Fixed(NAMES, [])
+    assert together([doubled, nothing]).predict([FIELD])[0].scores.tolist() == pytest.approx([0.45])
+    assert together([doubled, one]).predict([FIELD])[0].scores.tolist() == pytest.approx([0.9])
+
+
+def test_a_cap_of_any_member_is_told() -> None:
+    a, b = Fixed(NAMES, [("WBC", 0.9, HERE)]), Fixed(NAMES, [])
+    assert not together([a, b]).predict([FIELD])[0].capped
+    b.found = replace(b.found, capped=True)
+    assert together([a, b]).predict([FIELD])[0].capped
 
 
 def test_mirror_images_give_the_same_cells() -> None:
@@ -86,7 +104,7 @@ def test_mirror_images_give_the_same_cells() -> None:
     cells = [(int(rng.integers(400)), int(rng.integers(330)), 10, (RED, BLUE)[k % 2]) for k in range(40)]
     pixels = draw(400, 330, cells)
     settings = EnsembleSettings(members=("discs",), views="flips")
-    model = EnsembleDetector([detector()], settings, thresholds=dict.fromkeys(NAMES, 0.1), max_detections=500)
+    model = EnsembleDetector([detector()], settings, thresholds=dict.fromkeys(NAMES, 0.1))
     assert model.shape(400, 330, SCALE) == detector().shape(400, 330, SCALE)
     assert max(model.shape(400, 330, SCALE)) == TILE
     assert sorted(told(model.predict([pixels], [SCALE])[0])) == sorted(truth(pixels))
@@ -103,7 +121,7 @@ def test_masks_are_mirrored_back() -> None:
 def test_masks_come_from_the_surest_member() -> None:
     one = open_detector(open_bundle("classical"))
     settings = EnsembleSettings(members=("classical",), views="flips")
-    model = EnsembleDetector([one], settings, thresholds=dict.fromkeys(one.classes.names, 0.0), max_detections=500)
+    model = EnsembleDetector([one], settings, thresholds=dict.fromkeys(one.classes.names, 0.0))
     from tests import drawn as sample
 
     pixels = next(iter(sample.fields(1, 3, sample.SLIDES["slide-a"])))[0]
@@ -191,6 +209,25 @@ def test_an_ensemble_of_ensembles_is_refused(tiny: Tiny, fused: Path, tmp_path: 
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ensemble_boxes", None)
+    monkeypatch.setattr("detect.detectors.ensemble.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="ensemble"):
-        together([Fixed(NAMES, [("WBC", 0.9, HERE)])], views="flips").predict([FIELD])
+        together([Fixed(NAMES, [("WBC", 0.9, HERE)])], views="flips")
+
+
+def test_an_input_is_never_the_output(fused: Path, tiny: Tiny, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(fused / "members" / "cells-yolov8n", own)
+    for out in (own, own / "below"):
+        words = ("bundle", "fuse", own, "--views", "flips", "--data", tiny.card, "--root", tiny.home, "--out", out)
+        answer = inside(*words, "--overwrite")
+        assert answer.code == 2
+        assert "name another folder" in answer.err
+    assert open_bundle(own).card.name == "cells-yolov8n"
+
+
+def test_a_member_that_the_card_does_not_know_is_refused(fused: Path, tmp_path: Path) -> None:
+    out = tmp_path / "more"
+    shutil.copytree(fused, out)
+    shutil.copytree(out / "members" / "classical", out / "members" / "other")
+    with pytest.raises(BundleError, match="gives no hash for members/other"):
+        open_bundle(out)

@@ -17,7 +17,7 @@ from detect.detectors.bundled import BundleDetector
 from detect.detectors.classical import ClassicalDetector
 from detect.detectors.scale import estimate, of_slide
 from detect.images.magnification import RED_CELL_UM, given
-from detect.types import Field, Image
+from detect.types import Detections, Field, Image
 from tests.data import encode
 
 FACTORS = (0.2, 0.35, 0.6, 1.0, 1.8)
@@ -74,6 +74,29 @@ def test_noise_is_no_sure_scale(detector: BundleDetector) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (400, 400, 3), np.uint8)
     found = estimate(detector, [noise])
     assert found is None or not found.sure
+
+
+def test_a_threshold_does_not_bend_the_ruler(bundle: Bundle, detector: BundleDetector) -> None:
+    pixels, _ = smear(1)
+    deaf = BundleDetector(bundle, thresholds=dict.fromkeys(bundle.card.classes, 1.0))
+    assert estimate(deaf, [pixels]) == estimate(detector, [pixels])
+
+
+def test_one_false_red_cell_decides_nothing(detector: BundleDetector) -> None:
+    pixels, diameter = smear(1)
+    one = Detections(np.array([[10, 10, 400, 250]]), np.array([0.9]), np.array([1]), detector.classes)
+
+    class Fooled:
+        classes, red_cell_px = detector.classes, 82.9
+
+        def predict(self, fields: list[Image], *_: object, least: float) -> list[Detections]:
+            return [one] * len(fields)
+
+    found = estimate(Fooled(), [pixels])  # type: ignore[arg-type]
+    assert found is not None
+    assert not found.sure
+    assert found.diameter_px == pytest.approx(diameter, rel=0.3)
+    assert found.width_px == found.height_px
 
 
 def test_fields_of_two_magnifications_are_mixed(detector: BundleDetector) -> None:

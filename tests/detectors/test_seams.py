@@ -183,3 +183,31 @@ def test_the_cap_of_any_tile_is_told() -> None:
     few = detector()
     few._most = 5
     assert few.predict([pixels], [SCALE])[0].capped
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.floats(4, 60), st.integers(100, 700), st.integers(60, 700))
+def test_networks_of_one_square_shape_take_every_scale(diameter: float, width: int, height: int) -> None:
+    """The tiles of such a network must fit into its input, whatever the scale rounds to."""
+    shapes = []
+
+    def graph(batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        shapes.append(batch.shape[1:3])
+        return np.zeros((len(batch), 1, 4), np.float32), np.zeros((len(batch), 1, 2), np.float32)
+
+    field = np.zeros((height, width, 3), np.uint8)
+    detector(graph, square=True).predict([field], [Scale(diameter, diameter, how="given")])
+    assert set(shapes) == {(TILE, TILE)}
+
+
+def test_an_absurd_scale_ends_in_bounded_work() -> None:
+    pixels = np.zeros((500, 500, 3), np.uint8)
+    calls = []
+
+    def graph(batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        calls.append(len(batch))
+        return np.zeros((len(batch), 1, 4), np.float32), np.zeros((len(batch), 1, 2), np.float32)
+
+    detector(graph).predict([pixels], [Scale(0.01, 0.01, how="mpp")])
+    assert sum(calls) < (500 * 8 / (TILE - OVERLAP)) ** 2 + 200
+    detector(graph).predict([pixels], [Scale(1e6, 1e6, how="mpp")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
+from detect import assets
+from detect.bundles.folder import open_bundle, write_card
 from detect.data.smear import field as fields
 from detect.data.smear import slide
 from detect.data.smear.settings import load_smear
@@ -77,7 +80,7 @@ def test_the_scale_is_told(run: Path, table: Table) -> None:
     assert whole["sure"]
     assert whole["cells"] > 10
     assert told["both"]["each_field"]
-    assert told["empty"] == "fitted to the detector's input"
+    assert told["empty"] == "could not be measured"
     used = {r["field"]: r["scale_used"] for r in table(run, "fields")}
     assert used["both/1.png"] / used["both/0.png"] == pytest.approx(0.4, rel=0.15)
     assert used["empty/0.png"] is None
@@ -109,6 +112,8 @@ def test_a_wrong_scale_is_as_wrong_as_it_sounds(run: Path, home: Path, tmp_path:
         (("--scale", "fit", "--mpp", 0.1), "give one of them"),
         (("--mpp", 0.1, "--cell-diameter-px", 70), "give one of them"),
         (("--mpp", -1), "mpp"),
+        (("--mpp", 1e-6), "mpp"),
+        (("--cell-diameter-px", 1), "cell_diameter_px"),
         (("--scale", "automatic"), "scale"),
     ],
 )
@@ -117,3 +122,25 @@ def test_contradictions_are_refused(home: Path, tmp_path: Path, words: tuple[obj
     assert answer.code == 2
     assert said in answer.err
     assert not (tmp_path / "o").exists()
+
+
+def test_an_older_run_survives_a_scale_that_the_detector_cannot_use(home: Path, run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(assets.bundle("cells-yolov8n"), old)
+    card = open_bundle(old).card
+    assert card.detector is not None
+    write_card(card.model_copy(update={"detector": card.detector.model_copy(update={"red_cell_px": None})}), old)
+    out = tmp_path / "kept"
+    assert inside("score", home / "whole", "--out", out, "--detector", old).code == 0
+    before = (out / "slides.csv").read_bytes()
+    answer = inside("score", home / "whole", "--out", out, "--detector", old, "--mpp", 0.1, "--overwrite")
+    assert answer.code == 2
+    assert "--scale fit" in answer.err
+    assert (out / "slides.csv").read_bytes() == before
+
+
+def test_the_classical_method_measures_each_field_by_itself(home: Path, tmp_path: Path, table: Table) -> None:
+    assert inside("score", home / "whole", "--out", tmp_path / "o", "--detector", "classical").code == 0
+    rows = table(tmp_path / "o", "fields")
+    assert {r["scale_used"] for r in rows} == {None}
+    assert all(r["flags"] == [] for r in rows)
