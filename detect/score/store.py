@@ -64,11 +64,11 @@ class FieldRecord:
     Attributes:
         reason: why it failed or was skipped; empty where it was read.
         scale: median diameter of its whole red cells, pixels; None where it has too few.
-        scale_used: that diameter as it was measured before, for the whole slide, or given: the size at which the
-            detector looked at the field; None where the field was fitted to its input.
         counts: cells per label.
         flags: `CAPPED` where the detector's cap was reached, `UNSURE_SCALE` where the size of the cells was not clear
             beforehand.
+        scale_used: that diameter as it was measured before, for the whole slide, or given: the size at which the
+            detector looked at the field; None where the field was fitted to its input.
     """
 
     slide: str
@@ -79,9 +79,9 @@ class FieldRecord:
     height: int | None = None
     quality: Mapping[str, float] | None = None
     scale: float | None = None
-    scale_used: float | None = None
     counts: Mapping[str, int] | None = None
     flags: tuple[str, ...] = ()
+    scale_used: float | None = None
 
 
 class Store:
