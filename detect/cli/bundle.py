@@ -70,22 +70,15 @@ def fuse(
     from detect.bundles.draft import Description
     from detect.bundles.folder import open_bundle
     from detect.data.cards import load_card
-    from detect.detectors.ensemble import chosen_views
+    from detect.detectors.ensemble import EnsembleSettings, chosen_views
     from detect.detectors.fuse import fuse as run
 
     chosen = name or out.name
-    report = run(
-        [open_bundle(b, "detector") for b in bundles],
-        out,
-        Description(chosen, title or chosen, licence),
-        load_card(data),
-        split=split_file,
-        root=root,
-        weights=weight or (),
-        views=chosen_views(views),
-        fuse_iou=iou,
-        overwrite=overwrite,
-    )
+    opened = [open_bundle(b, "detector") for b in bundles]
+    names = tuple(bundle.card.name for bundle in opened)
+    settings = EnsembleSettings(members=names, weights=tuple(weight or ()), views=chosen_views(views), fuse_iou=iou)
+    about = Description(chosen, title or chosen, licence)
+    report = run(opened, settings, out, about, load_card(data), split=split_file, root=root, overwrite=overwrite)
     console.print(f"on dev: mAP50 {report.ap.map50}, mAP50-95 {report.ap.map50_95}")
     console.print(f"bundle written to {out}")
 

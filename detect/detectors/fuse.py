@@ -11,7 +11,7 @@ from detect.bundles.draft import INTENDED_USE, Description, check_folder, prepar
 from detect.bundles.folder import Bundle, write_card
 from detect.data.cards import Card as DatasetCard
 from detect.data.whole import whole
-from detect.detectors.ensemble import FUSE_IOU, EnsembleSettings, Views
+from detect.detectors.ensemble import FUSE_IOU, EnsembleSettings
 from detect.detectors.export import metrics
 from detect.detectors.measure import MIN_SCORE, predict_all
 from detect.detectors.opened import open_detector
@@ -25,54 +25,76 @@ from detect.formats.tally import Tally
 
 def fuse(
     bundles: Sequence[Bundle],
+    settings: EnsembleSettings,
     out: Path,
     about: Description,
     data: DatasetCard,
     *,
     split: str | None = None,
     root: Path | None = None,
-    weights: Sequence[float] = (),
-    views: Views = "none",
-    fuse_iou: float = FUSE_IOU,
     overwrite: bool = False,
 ) -> DetectionReport:
     """Write a bundle of bundles: copies of its members, and a card with thresholds and figures from part dev.
 
     Args:
+        settings: how they are made one; its members are the names of `bundles`, in their order.
         data: the set whose part dev chooses the thresholds; what its members learnt from must not be in it.
-        weights: how much each member counts.
     """
-    names = [bundle.card.name for bundle in bundles]
+    _check(bundles, settings, out)
+    check_folder(out, overwrite)
+    dev, *_ = split_parts(data, split, root, Tally(), "dev")
+    draft = _draft(bundles, settings, about)
+    told = split or data.split
+    # An older bundle gives way only to a finished one.
+    staged = out.with_name(f".{out.name}.new")
+    with whole(staged) as made:
+        for bundle in bundles:
+            shutil.copytree(bundle.path, made / MEMBERS / bundle.card.name)
+        opened = Bundle(write_card(draft, made), made, "")
+        model, section = open_detector(opened), opened.detector
+        dev = align(dev, model.classes)
+        found = predict_all(model, dev)
+        thresholds = best_f1(dev, found)
+        choice = f"highest F1 at IoU 0.5 on part dev of {told} ({len(dev)} fields), per class"
+        section = section.model_copy(update={"thresholds": thresholds, "threshold_choice": choice})
+        report, _ = measure(dev, found, thresholds, cap=section.max_detections)
+        figures = metrics(report, data.name, told, "dev", _command(about.name, data.name, split, settings))
+        write_card(draft.model_copy(update={"detector": section, "metrics": figures}), made)
+    prepare_folder(out, overwrite)
+    out.rmdir()
+    staged.rename(out)
+    return report
+
+
+def _check(bundles: Sequence[Bundle], settings: EnsembleSettings, out: Path) -> None:
+    """ConfigError where these bundles cannot be one."""
+    names, weights = settings.members, settings.weights
     if len(set(names)) != len(names):
-        raise ConfigError(f"two bundles share a name: {names}", remedy="name each bundle once")
+        raise ConfigError(f"two bundles share a name: {list(names)}", remedy="name each bundle once")
     if weights and (len(weights) != len(bundles) or min(weights) <= 0):
         raise ConfigError(f"weights {list(weights)} for {len(bundles)} bundles", remedy="give one above 0 for each")
-    if len(bundles) == 1 and views == "none":
+    if len(bundles) == 1 and settings.views == "none":
         raise ConfigError("one bundle, looked at once, is what it was", remedy="name another, or add --views flips")
-    if any(bundle.card.architecture.get("family") == "ensemble" for bundle in bundles):
+    families = [bundle.card.architecture.get("family") for bundle in bundles]
+    if "ensemble" in families:
         raise ConfigError("an ensemble cannot be part of another", remedy="name its members")
-    known = [b.detector.red_cell_px is not None for b in bundles if b.card.architecture.get("family") != "classical"]
+    pairs = zip(bundles, families, strict=True)
+    known = [bundle.detector.red_cell_px is not None for bundle, kind in pairs if kind != "classical"]
     if any(known) and not all(known):
         what = "some bundles know how large red cells were in their training, and some do not"
         raise ConfigError(what, remedy="export those that do not again: they would look at slides at another scale")
-    inside = [b for b in bundles if _nested(out.resolve(), b.path.resolve())]
-    if inside:
-        what = f"would lie in {inside[0].path}, or that in it"
-        raise ConfigError(what, where=str(out), remedy="name another folder")
-    settings = EnsembleSettings(members=tuple(names), weights=tuple(weights), views=views, fuse_iou=fuse_iou)
-    dev, *_ = split_parts(data, split, root, Tally(), "dev")
-    classes = tuple(dict.fromkeys(name for bundle in bundles for name in bundle.card.classes))
+    for bundle in bundles:
+        if _nested(out.resolve(), bundle.path.resolve()):
+            what = f"would lie in {bundle.path}, or that in it"
+            raise ConfigError(what, where=str(out), remedy="name another folder")
+
+
+def _draft(bundles: Sequence[Bundle], settings: EnsembleSettings, about: Description) -> Card:
+    """The card before its thresholds and figures."""
     sections = [bundle.detector for bundle in bundles]
-    section = DetectorGraph(
-        image_size=max(s.image_size for s in sections),
-        red_cell_px=sections[0].red_cell_px,
-        masks=all(s.masks for s in sections),
-        thresholds=dict.fromkeys(classes, MIN_SCORE),
-        threshold_choice="",
-        nms_iou=fuse_iou,
-        max_detections=max(s.max_detections for s in sections),
-    )
-    draft = Card(
+    built = [bundle.card.architecture for bundle in bundles]
+    classes = tuple(dict.fromkeys(name for bundle in bundles for name in bundle.card.classes))
+    return Card(
         name=about.name,
         task="detector",
         title=about.title,
@@ -82,36 +104,25 @@ def fuse(
         classes=classes,
         architecture={
             "family": "ensemble",
-            "name": " + ".join(names),
+            "name": " + ".join(settings.members),
             "config": settings.model_dump(mode="json"),
-            "parameters": sum(b.card.architecture.get("parameters", 0) for b in bundles),
-            "gflops": round(sum(b.card.architecture.get("gflops", 0) for b in bundles) * _looks(views), 3),
+            "parameters": sum(a.get("parameters", 0) for a in built),
+            "gflops": round(sum(a.get("gflops", 0) for a in built) * _looks(settings.views), 3),
         },
-        detector=section,
+        detector=DetectorGraph(
+            image_size=max(s.image_size for s in sections),
+            red_cell_px=next((s.red_cell_px for s in sections if s.red_cell_px is not None), None),
+            masks=all(s.masks for s in sections),
+            thresholds=dict.fromkeys(classes, MIN_SCORE),
+            threshold_choice="",
+            nms_iou=settings.fuse_iou,
+            max_detections=max(s.max_detections for s in sections),
+        ),
     )
-    told = split or data.split
-    check_folder(out, overwrite)
-    # An older bundle gives way only to a finished one.
-    staged = out.with_name(f".{out.name}.new")
-    with whole(staged) as made:
-        for bundle in bundles:
-            shutil.copytree(bundle.path, made / MEMBERS / bundle.card.name)
-        model = open_detector(Bundle(write_card(draft, made), made, ""))
-        dev = align(dev, model.classes)
-        found = predict_all(model, dev)
-        thresholds = best_f1(dev, found)
-        choice = f"highest F1 at IoU 0.5 on part dev of {told} ({len(dev)} fields), per class"
-        section = section.model_copy(update={"thresholds": thresholds, "threshold_choice": choice})
-        report, _ = measure(dev, found, thresholds, cap=section.max_detections)
-        figures = metrics(report, data.name, told, "dev", _command(about.name, names, data.name, split, settings))
-        write_card(draft.model_copy(update={"detector": section, "metrics": figures}), made)
-    prepare_folder(out, overwrite)
-    staged.replace(out)
-    return report
 
 
-def _command(name: str, members: Sequence[str], data: str, split: str | None, settings: EnsembleSettings) -> str:
-    words = ["smear bundle fuse", *members, f"--data {data} --out BUNDLE --name {name}"]
+def _command(name: str, data: str, split: str | None, settings: EnsembleSettings) -> str:
+    words = ["smear bundle fuse", *settings.members, f"--data {data} --out BUNDLE --name {name}"]
     words += [f"--split-file {split}"] if split else []
     words += [f"--weight {w:g}" for w in settings.weights]
     words += [f"--views {settings.views}"] if settings.views != "none" else []
