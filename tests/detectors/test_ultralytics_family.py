@@ -298,3 +298,33 @@ def test_boxes_stay_sharp_in_half_precision(bundle: Bundle, drawn: Drawn) -> Non
     assert rough.dtype == guessed.dtype == np.float32
     assert np.abs(boxes - rough)[sure].mean() < 0.5
     assert np.abs(scores - guessed)[sure].max() < 0.1
+
+
+def test_a_run_computes_on_every_core_and_measures_dev_as_it_trains(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's run, when it is made, takes all cores but one, and its `autocast` is off on a processor."""
+    monkeypatch.setattr(adapter, "cores", lambda: 3)
+    seen: dict[str, Any] = {}
+
+    def watched(job: TrainingJob, *rest: Any) -> Any:
+        run = ready(job, *rest)
+
+        def train() -> None:
+            seen["threads"] = torch.get_num_threads()
+            sample = torch.ones((1, 4))
+            with adapter.validator.autocast(False, device="cpu"):
+                seen["product"] = (sample @ sample.T).dtype
+            raise RuntimeError("seen enough")
+
+        run.train = train
+        return run
+
+    ready = adapter._ready
+    monkeypatch.setattr(adapter, "_ready", watched)
+    job = job_of(tiny, tmp_path / "run", "yolov8n")
+    job = replace(job, settings=job.settings.model_copy(update={"precision": "bf16"}))
+    with pytest.raises(RuntimeError, match="seen enough"):
+        adapter.train(job)
+    torch.set_num_threads(1)
+    assert seen == {"threads": 3, "product": torch.bfloat16}
