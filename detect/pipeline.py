@@ -95,7 +95,8 @@ class Pipeline:
                 cells = np.flatnonzero(np.isin(detections.labels, wanted)).tolist()
                 pixels = classifier.ready(fields[i]) if cells else fields[i]
                 places += [(i, j) for j in cells]
-                crops += [classifier.cut(pixels, _box(detections, j)) for j in cells]
+                masks = detections.masks or (None,) * len(detections)
+                crops += [classifier.cut(pixels, _box(detections, j), masks[j]) for j in cells]
             types = classifier.classes.names
             for (i, cell), row in zip(places, classifier.predict(crops), strict=True):
                 best = int(row.argmax())

@@ -100,6 +100,8 @@ class ClassifierGraph(Settings):
         image_size: pixels a side that a crop is resized to.
         preprocess: what is done to a field before cells are cut out of it, with the numbers that were fitted.
         margin: context around the box, as a fraction of its longer side.
+        mask_out: what lies outside the cell's outline, or the ellipse in its box, is white.
+        handmade: measured features that the graph takes beside the crops, see `classify.handmade`.
         routed_from: detector classes whose cells come here.
         temperature: the graph's scores are divided by this before the softmax; fitted on dev.
         min_probability: below it a cell is "unidentified". threshold_choice: how it was chosen.
@@ -109,6 +111,8 @@ class ClassifierGraph(Settings):
     image_size: int = Key(ge=16)
     preprocess: tuple[Step, ...] = ()
     margin: float = Key(ge=0)
+    mask_out: bool = False
+    handmade: tuple[str, ...] = ()
     routed_from: tuple[str, ...]
     temperature: float = Key(1.0, gt=0)
     min_probability: float = Key(0.0, ge=0, le=1)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detect.bundles.card import ClassifierGraph
 from detect.bundles.folder import Bundle
-from detect.classify.crops import crop, resize
+from detect.classify.crops import crop, mask_out, resize
 from detect.errors import BundleError
 from detect.images import preprocess
 from detect.runtime.base import FRAMEWORK, EngineSettings, open_graph
 from detect.types import CellCrop, ClassMap, Image
 
-# uint8 (n, s, s, 3) to scores before the softmax, float32 (n, types)
-Graph = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], ...]]
+# uint8 (n, s, s, 3), and measured features float32 (n, f) if any, to scores before the softmax, float32 (n, types)
+Graph = Callable[..., tuple[NDArray[np.float32], ...]]
 BATCH = 32
+
+
+def sees_pixels(architecture: Mapping[str, Any]) -> bool:
+    """Whether a model looks at the crops themselves, and not only at what was measured on them."""
+    if architecture.get("kind") == "ensemble":
+        return any(sees_pixels(member) for member in architecture["members"])
+    return architecture.get("kind") != "hybrid" or bool(architecture["bodies"])
 
 
 def softmax(scores: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
@@ -39,14 +47,23 @@ class BundleClassifier:
             raise BundleError("not a classifier", where=str(bundle.path), remedy="name a classifier bundle")
         self.settings: ClassifierGraph = bundle.card.classifier
         self.classes = ClassMap(bundle.card.classes)
+        self._pixels = sees_pixels(bundle.card.architecture)
         self._run: Graph = graph or _graph(bundle, engine or EngineSettings())
 
     def ready(self, field: Image) -> Image:
         """The field as cells are cut out of it: preprocessed, where the bundle says so."""
         return preprocess.apply(field, self.settings.preprocess) if self.settings.preprocess else field
 
-    def cut(self, field: Image, box: tuple[float, float, float, float]) -> CellCrop:
-        """The crop of a cell as this model wants it, from a `ready` field."""
+    def cut(
+        self, field: Image, box: tuple[float, float, float, float], outline: Mapping[str, Any] | None = None
+    ) -> CellCrop:
+        """The crop of a cell as this model wants it, from a `ready` field.
+
+        Args:
+            outline: the cell's mask, RLE in field coordinates, where one is known.
+        """
+        if self.settings.mask_out:
+            field = mask_out(field, box, outline)
         return crop(field, box, self.settings.margin)
 
     def predict(self, crops: Sequence[CellCrop]) -> NDArray[np.float32]:
@@ -55,7 +72,12 @@ class BundleClassifier:
             return np.zeros((0, len(self.classes)), np.float32)
         size = self.settings.image_size
         batch = np.stack([resize(c.pixels, size) for c in crops])
-        scores = [self._run(batch[i : i + BATCH])[0] for i in range(0, len(batch), BATCH)]
+        inputs: list[NDArray[np.generic]] = [batch] if self._pixels else []
+        if self.settings.handmade:
+            from detect.classify import handmade  # needs the extra `train`
+
+            inputs.append(handmade.measure(self.settings.handmade, batch))
+        scores = [self._run(*(v[i : i + BATCH] for v in inputs))[0] for i in range(0, len(batch), BATCH)]
         return softmax(np.concatenate(scores), self.settings.temperature)
 
 
@@ -63,6 +85,6 @@ def _graph(bundle: Bundle, engine: EngineSettings) -> Graph:
     chosen = engine.resolved()
     if chosen.name != FRAMEWORK:
         return open_graph(bundle.graph, chosen).run
-    from detect.classify.train import reference  # needs the extra `train`
+    from detect.classify.answerers import reference  # needs the extra `train`
 
     return reference(bundle.card.architecture, bundle.weights, chosen.device, chosen.precision)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as rle
 
 from detect.types import CellCrop, Image
 
+WHITE = 255  # grey level of what is masked out
 BORDER = 2.0  # pixels: a box this near to the border of its field may have been cut by it
 
 
@@ -30,6 +35,23 @@ def crop(field: Image, box: tuple[float, float, float, float], margin: float) ->
         over = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
         inside = cv2.copyMakeBorder(inside, *over, cv2.BORDER_REPLICATE)
     return CellCrop(np.ascontiguousarray(inside), box, at_border(box, width, height))
+
+
+def mask_out(field: Image, box: tuple[float, float, float, float], outline: Mapping[str, Any] | None) -> Image:
+    """The field with everything white but one cell.
+
+    Args:
+        outline: the cell's mask, RLE in field coordinates; None takes the ellipse that fills its box.
+    """
+    if outline is not None:
+        inside = rle.decode(outline).astype(bool)
+    else:
+        height, width = field.shape[:2]
+        x0, y0, x1, y1 = box
+        x = (np.arange(width) + 0.5 - (x0 + x1) / 2) / max((x1 - x0) / 2, 0.5)
+        y = (np.arange(height) + 0.5 - (y0 + y1) / 2) / max((y1 - y0) / 2, 0.5)
+        inside = np.square(x)[None, :] + np.square(y)[:, None] <= 1
+    return np.where(inside[:, :, None], field, np.uint8(WHITE))
 
 
 def at_border(box: tuple[float, float, float, float], width: int, height: int) -> bool:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from detect.bundles.card import GRAPH, WEIGHTS, Card, ClassifierGraph, Metric, Training
 from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
 from detect.bundles.folder import Bundle, write_card
-from detect.classify.bundled import BundleClassifier, softmax
-from detect.classify.settings import ClassifierSettings
-from detect.classify.train import build
-from detect.config import load, load_yaml
+from detect.classify.answerers import Blind, measured_of, rebuild
+from detect.classify.bundled import BundleClassifier, sees_pixels, softmax
+from detect.classify.fit import ARCHITECTURE, parameters
+from detect.classify.settings import load_recipe
+from detect.config import load_yaml
 from detect.data.splits import cells_of, read_split
 from detect.data.typed import TypedCell, load_typed
 from detect.detectors.train import kept_cards, leak_warning
@@ -29,18 +33,20 @@ from detect.images import decode
 def export(run: Path, out: Path, about: Description, *, overwrite: bool = False) -> ClassificationReport:
     """Write the bundle of a run. Everything that is fitted is fitted on part dev, where the report comes from."""
     prepare_folder(out, overwrite)
-    settings = load(ClassifierSettings, run / "settings.yaml")
+    settings = load_recipe(run / "settings.yaml")
     record = load_yaml(run / "run.yaml")
     types = tuple(record["types"])
     shutil.copyfile(run / WEIGHTS, out / WEIGHTS)
-    architecture = {"family": "classify", "name": settings.network, "types": len(types)}
-    model = build(architecture, out / WEIGHTS)
-    architecture["parameters"] = sum(p.numel() for p in model.parameters())
-    _write_graph(model, settings.image_size, out / GRAPH)
+    told = load_yaml(run / ARCHITECTURE)
+    model = rebuild(told, out / WEIGHTS)
+    architecture = {"family": "classify", **told, "parameters": parameters(model)}
+    write_graph(model, told, settings.image_size, out / GRAPH)
     graph = ClassifierGraph(
         image_size=settings.image_size,
         preprocess=settings.preprocess,
         margin=settings.margin,
+        mask_out=settings.mask_out,
+        handmade=measured_of(told),
         routed_from=settings.routed_from,
         threshold_choice="",
         not_known=record["not_known"],
@@ -85,19 +91,60 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     return report
 
 
-def _write_graph(model: torch.nn.Module, size: int, path: Path) -> None:
-    sample = torch.zeros((2, size, size, 3), dtype=torch.uint8)
-    free = {0: "batch"}
-    torch.onnx.export(
-        model,
-        (sample,),
-        str(path),
-        input_names=["crops"],
-        output_names=["scores"],
-        dynamic_axes={"crops": free, "scores": free},
-        opset_version=17,
-        dynamo=False,
-    )
+def write_graph(model: torch.nn.Module, told: Mapping[str, Any], size: int, path: Path) -> None:
+    """Inputs `crops`, where the model looks at pixels, and `measured`, where it takes those; output `scores`."""
+    measured, free = measured_of(told), {0: "batch"}
+    inputs: dict[str, torch.Tensor] = {"crops": torch.zeros((2, size, size, 3), dtype=torch.uint8)}
+    if measured:
+        from detect.classify import handmade
+
+        inputs["measured"] = torch.from_numpy(handmade.measure(measured, inputs["crops"].numpy()))
+    if not sees_pixels(told):
+        model, inputs = Blind(model), {"measured": inputs["measured"]}
+    with _pools_as_products():
+        torch.onnx.export(
+            model,
+            tuple(inputs.values()),
+            str(path),
+            input_names=list(inputs),
+            output_names=["scores"],
+            dynamic_axes=dict.fromkeys((*inputs, "scores"), free),
+            opset_version=17,
+            dynamo=False,
+        )
+
+
+@contextmanager
+def _pools_as_products() -> Iterator[None]:
+    """Let adaptive pooling be exported for any size: ONNX has it only where the sides divide.
+
+    Of pictures of a known size it is a product with a fixed matrix from each side.
+    """
+    library: Any = functional
+    theirs = library.adaptive_avg_pool2d
+
+    def product(x: torch.Tensor, output_size: Any) -> torch.Tensor:
+        high, wide = (output_size, output_size) if isinstance(output_size, int) else output_size
+        height, width = (int(v) for v in x.shape[-2:])
+        if (high, wide) == (1, 1) or (high or height, wide or width) == (height, width):
+            return theirs(x, output_size)
+        left, right = _pool(height, high or height), _pool(width, wide or width)
+        return torch.from_numpy(left) @ x @ torch.from_numpy(right.T.copy())
+
+    library.adaptive_avg_pool2d = product
+    try:
+        yield
+    finally:
+        library.adaptive_avg_pool2d = theirs
+
+
+def _pool(inside: int, outside: int) -> NDArray[np.float32]:
+    """Rows average what adaptive pooling averages, (outside, inside)."""
+    out = np.zeros((outside, inside), np.float32)
+    for i in range(outside):
+        start, end = i * inside // outside, -(-(i + 1) * inside // outside)
+        out[i, start:end] = 1 / (end - start)
+    return out
 
 
 def raw_scores(
@@ -107,7 +154,7 @@ def raw_scores(
     unknown = sorted({c.type for c in cells} - set(classifier.classes.names))
     if unknown:
         raise DataError(f"cells of types that the bundle does not know: {unknown}", remedy="use the bundle's own split")
-    crops = [classifier.cut(classifier.ready(decode.read(c.path)), c.box) for c in cells]
+    crops = [classifier.cut(classifier.ready(decode.read(c.path)), c.box, c.outline) for c in cells]
     heat = classifier.settings.temperature
     scores = np.log(np.maximum(classifier.predict(crops).astype(np.float64), 1e-12)) * heat
     return scores, np.array([classifier.classes.index(c.type) for c in cells], np.int64)
@@ -115,8 +162,9 @@ def raw_scores(
 
 def metrics(report: ClassificationReport, data: str, split: str, part: str, command: str) -> tuple[Metric, ...]:
     """The figures of a report, fit for a card."""
-    named = {"macro F1": report.macro_f1, "accuracy": report.accuracy}
+    named = {"macro F1": report.macro_f1, "balanced accuracy": report.balanced_accuracy, "accuracy": report.accuracy}
     named |= {f"F1 {name}": v for name, v in report.f1.items()}
+    named |= {"ROC AUC": report.macro["ROC AUC"], "calibration error": report.ece}
     named |= {"answered": report.answered, "accuracy of answered": report.accuracy_answered}
     return tuple(
         Metric(

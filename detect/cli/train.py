@@ -71,9 +71,13 @@ def detector(
 @app.command()
 def classifier(
     config: Config,
-    data: Annotated[list[str], typer.Option("--data", help="Dataset card with typed cells; may be repeated.")],
-    split: Annotated[str, typer.Option("--split", help="Split file of the cells, or its name.")],
     out: Out,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="Dataset card with typed cells; may be repeated.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Split file of the cells, or its name.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="In place of the configuration's.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")] = "auto",
     resume: Resume = False,
     allow_leak: AllowLeak = False,
 ) -> None:
@@ -91,7 +95,10 @@ def classifier(
         def show(epoch: int, epochs: int, loss: float) -> None:
             bar.update(task, total=epochs, completed=epoch, description=f"epoch {epoch}/{epochs}, loss {loss:.3f}")
 
-        record = train(config, data, split, out, resume=resume, allow_leak=allow_leak, progress=show, tally=tally)
+        record = train(
+            config, data or (), split, out, device=device, seed=seed, resume=resume, allow_leak=allow_leak,
+            progress=show, tally=tally,
+        )  # fmt: skip
     print_tally(tally)
     console.print(f"run written to {out} (types: {', '.join(record['types'])}; {record['minutes']} minutes)")
     console.print(f"next: smear bundle export {out} --out BUNDLE")

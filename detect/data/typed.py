@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from detect.data.cards import Card
 from detect.data.load import load_dataset
 from detect.errors import DataError
 from detect.formats.tally import Tally
-from detect.types import Dataset
+from detect.types import Dataset, Rle
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TypedCell:
 
     Attributes:
         id: `<set>/<path>`. box: xyxy in pixels of the image. source: the set, or the lab within it.
-        group: near copies share one.
+        group: near copies share one. outline: the cell's mask, RLE in pixels of the image, where the set has one.
     """
 
     id: str
@@ -32,6 +32,7 @@ class TypedCell:
     type: str
     source: str
     group: str = ""
+    outline: Rle | None = field(default=None, compare=False)
 
 
 def load_typed(cards: Sequence[Card], tally: Tally, roots: dict[str, Path] | None = None) -> list[TypedCell]:
@@ -76,7 +77,8 @@ def _from_masks(dataset: Dataset, part: str) -> Iterator[TypedCell]:
             kind = dataset.classes.names[cells.labels[0]]
             identity = f"{dataset.name}/{labelled.field.id}"
             source = f"{dataset.name}/{part}"
-            yield TypedCell(identity, labelled.field.path, _corners(cells.boxes[0]), kind, source)
+            box = _corners(cells.boxes[0])
+            yield TypedCell(identity, labelled.field.path, box, kind, source, outline=cells.masks[0])
 
 
 def _corners(box: NDArray[np.float32]) -> tuple[float, float, float, float]:

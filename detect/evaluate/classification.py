@@ -1,4 +1,4 @@
-"""A classifier measured on cells of known type: accuracy, macro F1, confusion, coverage, with intervals."""
+"""A classifier measured on cells of known type: accuracy, per type, ranking, calibration, coverage, with intervals."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.evaluate.intervals import Interval, bootstrap, plain_json
+from detect.evaluate.intervals import Interval, intervals, plain_json, ratio
 
 ANSWERS = "answers.json"
+Doubles = NDArray[np.float64]
+BINS = 15  # equal parts of the probability in which calibration is looked at
+PER_TYPE = ("precision", "recall", "specificity", "F1", "ROC AUC", "PR AUC")
+_WHOLE = ("accuracy", "balanced accuracy", "kappa", "Brier", "answered", "accuracy of answered")
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,29 +26,48 @@ class ClassificationReport:
     """Figures over all cells (no abstaining), and what the bundle's least probability does to them.
 
     Attributes:
-        f1: per type. confusion: rows true, columns answered.
+        balanced_accuracy: mean recall of the types that are there. kappa: Cohen's.
+        per_type: type to the figures that `PER_TYPE` names; the AUCs are of one type against all others. A figure of a
+            type that is not there is NaN. macro: their means over the types that are there.
+        ece: expected calibration error of the best probability, 15 equal bins (Guo et al., ICML 2017); its limits are
+            normal ones. brier: mean over cells of the squared gaps, summed over types (Brier, 1950).
+        confusion: rows true, columns answered.
         answered: share of cells whose best probability reaches the bundle's minimum.
         accuracy_answered: share of those that is right.
     """
 
     types: tuple[str, ...]
-    macro_f1: Interval
     accuracy: Interval
-    f1: dict[str, Interval]
+    balanced_accuracy: Interval
+    kappa: Interval
+    brier: Interval
+    ece: Interval
     answered: Interval
     accuracy_answered: Interval
+    macro: dict[str, Interval]
+    per_type: dict[str, dict[str, Interval]]
     confusion: NDArray[np.int64]
     n_cells: int
     n_groups: int
 
+    @property
+    def macro_f1(self) -> Interval:
+        """Mean F1 of the types that are there."""
+        return self.macro["F1"]
+
+    @property
+    def f1(self) -> dict[str, Interval]:
+        """F1 by type."""
+        return {name: figures["F1"] for name, figures in self.per_type.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
+        whole = ("macro_f1", "accuracy", "balanced_accuracy", "kappa", "brier", "ece", "answered", "accuracy_answered")
         return {
-            "macro_f1": asdict(self.macro_f1),
-            "accuracy": asdict(self.accuracy),
+            **{name: asdict(getattr(self, name)) for name in whole},
+            "macro": {name: asdict(v) for name, v in self.macro.items()},
             "f1": {name: asdict(v) for name, v in self.f1.items()},
-            "answered": asdict(self.answered),
-            "accuracy_answered": asdict(self.accuracy_answered),
+            "per_type": {t: {name: asdict(v) for name, v in f.items()} for t, f in self.per_type.items()},
             "confusion": {"types": list(self.types), "rows_true_columns_answered": self.confusion.tolist()},
             "n_cells": self.n_cells,
             "n_groups": self.n_groups,
@@ -65,36 +89,131 @@ def measure(
     Args:
         truth: int64 (n,), indices into `types`. probabilities: (n, types). groups: (n,).
     """
-    k = len(types)
+    k, n = len(types), len(truth)
     answer = probabilities.argmax(axis=1)
-    sure = probabilities.max(axis=1) >= min_probability
-    right = answer == truth
-    one_true, one_answer = np.eye(k)[truth], np.eye(k)[answer]
-
-    def figures(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        hits = (weights[:, None] * one_true * one_answer).sum(axis=0)
-        total = (weights[:, None] * (one_true + one_answer)).sum(axis=0)
-        present = (weights[:, None] * one_true).sum(axis=0) > 0
-        f1 = np.where(present, 2 * hits / np.maximum(total, 1e-12), np.nan)
-        n, n_sure = weights.sum(), (weights * sure).sum()
-        with np.errstate(all="ignore"):
-            rest = [
-                np.nanmean(f1),
-                (weights * right).sum() / n,
-                n_sure / n,
-                (weights * right * sure).sum() / n_sure,
-            ]
-        return np.concatenate([rest, f1])
-
-    value = figures(np.ones(len(truth)))
-    low, high = bootstrap(figures, groups, rounds=rounds, seed=seed)
-    got = [Interval(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)]
+    statistic = _statistic(k, truth, probabilities, min_probability)
+    got = intervals(statistic, groups, rounds=rounds, seed=seed)
+    (ece,) = intervals(_calibration(probabilities, truth), groups, rounds=rounds, seed=seed, normal=True)
+    whole, macro = dict(zip(_WHOLE, got, strict=False)), got[len(_WHOLE) : len(_WHOLE) + len(PER_TYPE)]
+    rest = iter(got[len(_WHOLE) + len(PER_TYPE) :])
+    each = [[next(rest) for _ in types] for _ in PER_TYPE]
     confusion = np.zeros((k, k), np.int64)
     np.add.at(confusion, (truth, answer), 1)
-    per_type = dict(zip(types, got[4:], strict=True))
     return ClassificationReport(
-        tuple(types), got[0], got[1], per_type, got[2], got[3], confusion, len(truth), len(set(groups))
+        types=tuple(types),
+        accuracy=whole["accuracy"],
+        balanced_accuracy=whole["balanced accuracy"],
+        kappa=whole["kappa"],
+        brier=whole["Brier"],
+        ece=ece,
+        answered=whole["answered"],
+        accuracy_answered=whole["accuracy of answered"],
+        macro=dict(zip(PER_TYPE, macro, strict=True)),
+        per_type={t: {name: each[j][i] for j, name in enumerate(PER_TYPE)} for i, t in enumerate(types)},
+        confusion=confusion,
+        n_cells=n,
+        n_groups=len(set(groups)),
     )
+
+
+def _statistic(k: int, truth: NDArray[np.int64], told: NDArray[np.float32], least: float) -> Any:
+    """Weights, (rounds, n), to all figures but calibration, (rounds, figures): whole, macro, per type."""
+    answer = told.argmax(axis=1)
+    right, sure = answer == truth, told.max(axis=1) >= least
+    one_true, one_answer = np.eye(k)[truth], np.eye(k)[answer]
+    brier = np.square(told.astype(np.float64) - one_true).sum(axis=1)
+    ranks = [_Ranking(told[:, t], truth == t) for t in range(k)]
+
+    def figures(weights: Doubles) -> Doubles:
+        n = weights.sum(axis=1)
+        true, called = weights @ one_true, weights @ one_answer  # (rounds, types)
+        hits = weights @ (one_true * one_answer)
+        here = true > 0
+        kept = np.where(here, 1.0, np.nan)
+        recall = ratio(hits, true)
+        apart = n[:, None] - true
+        each = [
+            np.where(called > 0, hits / np.maximum(called, _TINY), 0.0) * kept,
+            recall,
+            ratio(apart - (called - hits), apart) * kept,
+            2 * hits / np.maximum(true + called, _TINY) * kept,
+            np.stack([r.roc(weights) for r in ranks], axis=1),
+            np.stack([r.precision_recall(weights) for r in ranks], axis=1),
+        ]
+        accuracy = (weights @ right) / n
+        chance = (true * called).sum(axis=1) / n**2
+        whole = [
+            accuracy,
+            _mean(recall),
+            ratio(accuracy - chance, 1 - chance),
+            (weights @ brier) / n,
+            (weights @ sure) / n,
+            ratio(weights @ (right & sure), weights @ sure.astype(np.float64)),
+        ]
+        return np.concatenate([np.stack(whole + [_mean(e) for e in each], axis=1), *each], axis=1)
+
+    return figures
+
+
+def _mean(values: Doubles) -> Doubles:
+    """Mean of each row over what is defined."""
+    there = ~np.isnan(values)
+    return ratio(np.where(there, values, 0.0).sum(axis=1), there.sum(axis=1).astype(np.float64))
+
+
+class _Ranking:
+    """How well one type's probability ranks its cells before all others, for many weightings at once.
+
+    Cells of equal probability are one step of the curve, as in scikit-learn.
+    """
+
+    def __init__(self, scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> None:
+        self._order = np.argsort(-scores, kind="stable")
+        self._positive = positive[self._order]
+        ordered = scores[self._order]
+        self._starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+
+    def _steps(self, weights: Doubles) -> tuple[Doubles, Doubles]:
+        drawn = weights[:, self._order]
+        hit = np.add.reduceat(drawn * self._positive, self._starts, axis=1)
+        return hit, np.add.reduceat(drawn * ~self._positive, self._starts, axis=1)
+
+    def roc(self, weights: Doubles) -> Doubles:
+        """Area under the ROC curve, (rounds,)."""
+        hit, false = self._steps(weights)
+        behind = false.sum(axis=1, keepdims=True) - np.cumsum(false, axis=1)
+        return ratio((hit * (behind + false / 2)).sum(axis=1), hit.sum(axis=1) * false.sum(axis=1))
+
+    def precision_recall(self, weights: Doubles) -> Doubles:
+        """Average precision, (rounds,)."""
+        hit, false = self._steps(weights)
+        found, called = np.cumsum(hit, axis=1), np.cumsum(hit + false, axis=1)
+        precision = found / np.maximum(called, _TINY)
+        return ratio((hit * precision).sum(axis=1), hit.sum(axis=1))
+
+
+def _calibration(told: NDArray[np.float32], truth: NDArray[np.int64]) -> Any:
+    best = told.max(axis=1).astype(np.float64)
+    right = told.argmax(axis=1) == truth
+    bins = np.eye(BINS)[np.clip((best * BINS).astype(np.int64), 0, BINS - 1)]
+
+    def figures(weights: Doubles) -> Doubles:
+        gaps = np.abs(weights @ (bins * (best - right)[:, None])).sum(axis=1)
+        return np.asarray(gaps / weights.sum(axis=1))[:, None]
+
+    return figures
+
+
+def macro_f1(truth: NDArray[np.int64], answer: NDArray[np.int64], types: int) -> float:
+    """Mean F1 of the types that are there."""
+    hits = np.bincount(truth[truth == answer], minlength=types)
+    true, called = np.bincount(truth, minlength=types), np.bincount(answer, minlength=types)
+    return float((2 * hits / np.maximum(true + called, 1))[true > 0].mean())
+
+
+def log_loss(truth: NDArray[np.int64], probabilities: NDArray[np.floating]) -> float:
+    """Mean negative log of the probability of what is true."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth], _TINY)).mean())
 
 
 def markdown(report: ClassificationReport, title: str) -> str:
@@ -105,15 +224,20 @@ def markdown(report: ClassificationReport, title: str) -> str:
         f"{report.n_cells} cells, {report.n_groups} groups. 95 % intervals by bootstrap over groups.",
         "",
         f"- macro F1 {report.macro_f1}",
-        f"- accuracy {report.accuracy}",
+        f"- accuracy {report.accuracy}, balanced {report.balanced_accuracy}, Cohen's kappa {report.kappa}",
+        f"- macro ROC AUC {report.macro['ROC AUC']}, PR AUC {report.macro['PR AUC']}",
+        f"- expected calibration error {report.ece}, Brier {report.brier}",
         f"- answered {report.answered}, right among them {report.accuracy_answered}",
         "",
-        "| type | cells | F1 | " + " | ".join(report.types) + " |",
-        "| --- | ---: | --- |" + " ---: |" * len(report.types),
+        "| type | cells | " + " | ".join(PER_TYPE) + " |",
+        "| --- | ---: |" + " --- |" * len(PER_TYPE),
     ]
-    for i, name in enumerate(report.types):
-        row = " | ".join(map(str, report.confusion[i]))
-        lines.append(f"| {name} | {report.confusion[i].sum()} | {report.f1[name]} | {row} |")
+    for i, (name, figures) in enumerate(report.per_type.items()):
+        told = " | ".join(str(figures[f]) for f in PER_TYPE)
+        lines.append(f"| {name} | {report.confusion[i].sum()} | {told} |")
+    lines += ["", "Rows true, columns answered:", "", "| | " + " | ".join(report.types) + " |"]
+    lines.append("| --- |" + " ---: |" * len(report.types))
+    lines += [f"| {n} | " + " | ".join(map(str, report.confusion[i])) + " |" for i, n in enumerate(report.types)]
     return "\n".join(lines) + "\n"
 
 

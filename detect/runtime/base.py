@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,8 @@ FRAMEWORK = "torch"
 class Engine(Protocol):
     """A graph ready to run. `run` may be called from several threads at once."""
 
-    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
-        """uint8 RGB (n, h, w, 3) to the graph's outputs, in the graph's order."""
+    def run(self, *inputs: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
+        """uint8 RGB (n, h, w, 3), and what else the graph takes, to its outputs, both in the graph's order."""
 
 
 @dataclass(frozen=True)

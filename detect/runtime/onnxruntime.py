@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -28,11 +29,11 @@ class OnnxRuntime:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class of their own
             raise BundleError(f"onnxruntime cannot load the graph: {error}", where=str(path)) from error
-        self._input = self._session.get_inputs()[0].name
+        self._inputs = [given.name for given in self._session.get_inputs()]
 
-    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+    def run(self, *inputs: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
         """See `Engine.run`."""
-        return tuple(self._session.run(None, {self._input: images}))
+        return tuple(self._session.run(None, dict(zip(self._inputs, inputs, strict=True))))
 
 
 def open_graph(path: Path, settings: EngineSettings) -> OnnxRuntime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -33,12 +34,12 @@ class OpenVino:
         self._outputs = len(self._model.outputs)
         self._mine = threading.local()
 
-    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+    def run(self, *inputs: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
         """See `Engine.run`."""
         request = getattr(self._mine, "request", None)
         if request is None:
             request = self._mine.request = self._model.create_infer_request()
-        request.infer([images], share_inputs=True)
+        request.infer(list(inputs), share_inputs=True)
         return tuple(np.array(request.get_output_tensor(i).data) for i in range(self._outputs))
 
 

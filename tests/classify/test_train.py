@@ -93,7 +93,7 @@ def test_a_resumed_training_ends_in_the_same_weights(home: Path, monkeypatch: py
     (home / "config.yaml").write_text(yaml.safe_dump(settings | {"epochs": 11}))
     assert train(home, "whole").code == 0
     shutil.copytree(home / "whole", home / "stopped")
-    for name in ("run.yaml", WEIGHTS):
+    for name in ("run.yaml", WEIGHTS, "fitted.yaml", "architecture.yaml"):
         (home / "stopped" / name).unlink()
     resumed = train(home, "stopped", "--resume")
     assert resumed.code == 0, resumed.err[-3000:]

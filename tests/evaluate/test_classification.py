@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
-from detect.evaluate.classification import least_probability, markdown, measure, temperature, write
+from detect.evaluate.classification import least_probability, macro_f1, markdown, measure, temperature, write
+from detect.evaluate.classification import log_loss as our_log_loss
 
 TYPES = ("Neutrophil", "Lymphocyte", "Monocyte", "Eosinophil")
 
@@ -91,3 +102,62 @@ def test_least_probability_is_the_first_that_is_right_enough() -> None:
     assert least_probability(probabilities, truth, 1.0) == pytest.approx(0.71)
     assert least_probability(probabilities, truth, 0.5) == 0.0
     assert least_probability(probabilities, np.array([1, 1, 1, 1]), 0.5) == 1.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(8, 90), st.integers(1, 4), st.booleans())
+def test_every_figure_equals_scikit_learns(seed: int, n: int, known: int, tied: bool) -> None:
+    truth, probabilities = answers(seed, n, known)
+    if tied:
+        probabilities = np.round(probabilities, 1)
+    got = measure(TYPES, truth, probabilities, [str(i) for i in range(n)], 0.5, rounds=10)
+    answer, present = probabilities.argmax(axis=1), np.unique(truth)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        precision, recall, f1, _ = precision_recall_fscore_support(truth, answer, labels=range(4), zero_division=0)
+        assert got.balanced_accuracy.value == pytest.approx(recall[present].mean())
+        kappa = cohen_kappa_score(truth, answer, labels=range(4))
+    assert got.kappa.value == pytest.approx(kappa, nan_ok=True)
+    assert got.brier.value == pytest.approx(np.square(probabilities - np.eye(4)[truth]).sum(axis=1).mean(), abs=1e-6)
+    for i, name in enumerate(TYPES):
+        told = got.per_type[name]
+        if i not in present:
+            assert all(np.isnan(v.value) for v in told.values())
+            continue
+        assert told["precision"].value == pytest.approx(precision[i])
+        assert told["recall"].value == pytest.approx(recall[i])
+        assert told["F1"].value == pytest.approx(f1[i])
+        ours, others = truth == i, truth != i
+        if others.any():
+            assert told["specificity"].value == pytest.approx((answer[others] != i).mean())
+            assert told["ROC AUC"].value == pytest.approx(roc_auc_score(ours, probabilities[:, i]))
+        assert told["PR AUC"].value == pytest.approx(average_precision_score(ours, probabilities[:, i]))
+    assert macro_f1(truth, answer, 4) == pytest.approx(got.macro_f1.value)
+
+
+def test_a_drawn_group_weighs_as_often_as_it_was_drawn() -> None:
+    """What the bootstrap computes of weights is what scikit-learn computes of repeated cells."""
+    from detect.evaluate.classification import _statistic
+
+    truth, probabilities = answers(9, 40)
+    often = np.random.default_rng(1).integers(0, 3, 40)
+    figures = _statistic(4, truth, probabilities, 0.5)
+    again = _statistic(4, np.repeat(truth, often), np.repeat(probabilities, often, axis=0), 0.5)
+    weighed = figures(often[None].astype(float))[0]
+    assert weighed == pytest.approx(again(np.ones((1, often.sum())))[0], nan_ok=True)
+
+
+def test_calibration_error_of_known_cases() -> None:
+    """All cells at 0.8: 60 % right are 0.2 too sure, 80 % right are not."""
+    probabilities = np.tile(np.array([0.8, 0.2], np.float32), (100, 1))
+    groups = [str(i) for i in range(100)]
+    for share, gap in ((60, 0.2), (80, 0.0)):
+        truth = np.array([0] * share + [1] * (100 - share))
+        got = measure(("a", "b"), truth, probabilities, groups, 0.5, rounds=20)
+        assert got.ece.value == pytest.approx(gap, abs=1e-6)
+
+
+def test_log_loss_equals_scikit_learns() -> None:
+    truth, probabilities = answers(11)
+    expected = log_loss(truth, probabilities / probabilities.sum(axis=1, keepdims=True))
+    assert our_log_loss(truth, probabilities) == pytest.approx(expected, abs=1e-5)

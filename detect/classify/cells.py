@@ -1,0 +1,131 @@
+"""Cells to learn from: each with enough of its field around it, in memory, to be cut out anew each time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detect.classify.crops import crop, mask_out, resize
+from detect.classify.settings import CropSettings
+from detect.data.typed import TypedCell
+from detect.errors import DataError
+from detect.geometry import iou
+from detect.images import decode, preprocess
+from detect.types import Image
+
+Box = tuple[float, float, float, float]
+_SLACK = 2.0  # pixels more than the farthest crop reaches, for rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Typed cells, cut out wide.
+
+    Attributes:
+        pictures: uint8 RGB, a square around each cell with room for every crop of it.
+        boxes: of each, xyxy in its picture: the true box first, then those that a detector gives.
+        labels: int64 (n,), indices into `types`. groups, ids: of each.
+    """
+
+    types: tuple[str, ...]
+    pictures: tuple[Image, ...]
+    boxes: tuple[tuple[Box, ...], ...]
+    labels: NDArray[np.int64]
+    groups: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def crops(self, size: int, margin: float) -> NDArray[np.uint8]:
+        """Every cell by its true box, as a bundle sees it: uint8 (n, size, size, 3)."""
+        found = [resize(crop(p, b[0], margin).pixels, size) for p, b in zip(self.pictures, self.boxes, strict=True)]
+        return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
+
+    def drawn(self, i: int, size: int, margin: float, jitter: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """One cell by a box that is moved and scaled at random, half of the time one that a detector gave."""
+        boxes = self.boxes[i]
+        x0, y0, x1, y1 = boxes[0] if len(boxes) == 1 or rng.random() < 0.5 else boxes[int(rng.integers(1, len(boxes)))]
+        side = max(x1 - x0, y1 - y0)
+        dx, dy, grow = rng.uniform(-jitter, jitter, 3) * side
+        box = (x0 + dx - grow / 2, y0 + dy - grow / 2, x1 + dx + grow / 2, y1 + dy + grow / 2)
+        return resize(crop(self.pictures[i], box, margin).pixels, size)
+
+
+def keep(
+    cells: Sequence[TypedCell],
+    types: Sequence[str],
+    settings: CropSettings,
+    *,
+    jitter: float = 0.0,
+    detected_by: str | None = None,
+) -> Cells:
+    """Read and cut.
+
+    Args:
+        types: the order of labels; a cell of another type is a DataError.
+        jitter: how far boxes will be moved. detected_by: a detector's bundle, for boxes as it gives them.
+    """
+    unknown = sorted({c.type for c in cells} - set(types))
+    if unknown:
+        raise DataError(f"cells of types that are not learnt: {unknown}", remedy="use a split without them")
+
+    @lru_cache(maxsize=4)  # a field's cells follow one another
+    def ready(path: Path) -> Image:
+        return preprocess.apply(decode.read(path), settings.preprocess)
+
+    given = _detected(cells, detected_by) if detected_by is not None else [()] * len(cells)
+    pictures, boxes = [], []
+    for cell, more in zip(cells, given, strict=True):
+        field = ready(cell.path)
+        if settings.mask_out:
+            field = mask_out(field, cell.box, cell.outline)
+        picture, moved = _wide(field, (cell.box, *more), settings.margin, jitter)
+        pictures.append(picture)
+        boxes.append(moved)
+    labels = np.array([types.index(c.type) for c in cells], np.int64)
+    names = tuple(c.group for c in cells), tuple(c.id for c in cells)
+    return Cells(tuple(types), tuple(pictures), tuple(boxes), labels, *names)
+
+
+def _wide(field: Image, boxes: Sequence[Box], margin: float, jitter: float) -> tuple[Image, tuple[Box, ...]]:
+    """A square that holds every crop of these boxes, and the boxes in it."""
+    x0, y0, x1, y1 = (f(b[k] for b in boxes) for k, f in ((0, min), (1, min), (2, max), (3, max)))
+    cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
+    half = 0.0
+    for a0, b0, a1, b1 in boxes:
+        side = max(a1 - a0, b1 - b0)
+        reach = side * (1 + jitter) * (0.5 + margin) + side * jitter
+        half = max(half, reach + max(abs((a0 + a1) / 2 - cx), abs((b0 + b1) / 2 - cy)))
+    side = max(1, round(2 * (half + _SLACK)))
+    # Whole pixels, so that a crop of the square has the same pixels as a crop of the field.
+    left, top = round(cx - side / 2), round(cy - side / 2)
+    square = (float(left), float(top), float(left + side), float(top + side))
+    return crop(field, square, 0.0).pixels, tuple((a - left, b - top, c - left, d - top) for a, b, c, d in boxes)
+
+
+_LEAST_IOU = 0.5  # with the true box, for a detection to be of that cell
+
+
+def _detected(cells: Sequence[TypedCell], name: str) -> list[tuple[Box, ...]]:
+    """By cell, the box that a detector gives it, where it finds it."""
+    from detect.bundles.folder import open_bundle
+    from detect.detectors.opened import open_detector
+    from detect.runtime.base import EngineSettings
+
+    detector = open_detector(open_bundle(name, "detector"), EngineSettings())
+    out: list[tuple[Box, ...]] = []
+    for cell in cells:
+        found = detector.predict([decode.read(cell.path)])[0]
+        overlap = iou(np.array([cell.box], np.float32), found.boxes)[0] if len(found) else np.zeros(0)
+        if len(overlap) and overlap.max() >= _LEAST_IOU:
+            a, b, c, d = found.boxes[int(overlap.argmax())].tolist()
+            out.append(((a, b, c, d),))
+        else:
+            out.append(())
+    return out

@@ -1,0 +1,348 @@
+"""Recipes to models: a network is trained; a hybrid's networks are, then its head is fitted; an ensemble's members are.
+
+A folder of a fitted model
+  weights.safetensors   every number of it
+  architecture.yaml     how to build it again, see `answerers`
+  fitted.yaml           epochs, and whether dev was still getting better
+  log.csv, checkpoint.pt, best.safetensors   of a network, see `learn`
+  features-*/  members/*/   the same of its parts
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import nn
+
+from detect import assets
+from detect.bundles.card import WEIGHTS
+from detect.classify import answerers, heads, networks
+from detect.classify.answerers import Ensemble, Hybrid, Scaled, measured_of, takes_measured
+from detect.classify.bundled import softmax
+from detect.classify.cells import Cells, keep
+from detect.classify.learn import Progress, learn, scores_of, state_of
+from detect.classify.select import agree, select
+from detect.classify.settings import (
+    ClassifierSettings,
+    CropSettings,
+    DeepFeatures,
+    EnsembleSettings,
+    HandMade,
+    HybridSettings,
+    Recipe,
+    load_recipe,
+)
+from detect.config import load_yaml
+from detect.data.typed import TypedCell
+from detect.errors import ConfigError
+from detect.evaluate.classification import temperature
+
+ARCHITECTURE, FITTED = "architecture.yaml", "fitted.yaml"
+_CROP = tuple(CropSettings.model_fields)
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a recipe is fitted to.
+
+    Attributes:
+        cells, dev: typed cells. types: the order of labels. where: the configuration, for errors.
+        features: folder in which deep features are kept by the hash of what they are of.
+    """
+
+    cells: Sequence[TypedCell]
+    dev: Sequence[TypedCell]
+    types: Sequence[str]
+    where: str
+    features: Path
+    device: str = "auto"
+    resume: bool = False
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted model. told: its description, see `answerers`. about: epochs, precision and so on, for the record."""
+
+    model: nn.Module
+    told: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+
+def fit(recipe: Recipe, task: Task, out: Path) -> Fitted:
+    """Fit a recipe, or take it from its folder where it is finished."""
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / FITTED).is_file():
+        told = load_yaml(out / ARCHITECTURE)
+        return Fitted(answerers.rebuild(told, out / WEIGHTS), told, load_yaml(out / FITTED))
+    if isinstance(recipe, ClassifierSettings):
+        made = _network(recipe, task, out)
+    elif isinstance(recipe, HybridSettings):
+        made = _hybrid(recipe, task, out)
+    else:
+        made = _ensemble(recipe, task, out)
+    save_file(state_of(made.model), out / WEIGHTS)
+    (out / ARCHITECTURE).write_text(yaml.safe_dump(dict(made.told), sort_keys=False), "utf-8")
+    (out / FITTED).write_text(yaml.safe_dump(dict(made.about), sort_keys=False), "utf-8")
+    return made
+
+
+def check(recipe: Recipe, where: str) -> None:
+    """ConfigError where a name of the recipe is not known, before anything is read."""
+    if isinstance(recipe, ClassifierSettings):
+        networks.check(recipe.network, recipe.image_size, where)
+    elif isinstance(recipe, HybridSettings):
+        if recipe.head.name not in heads.HEADS:
+            known = ", ".join(heads.HEADS)
+            raise ConfigError(f"head: no '{recipe.head.name}'", where=where, remedy=f"one of: {known}")
+        for kind in recipe.features:
+            if isinstance(kind, HandMade):
+                from detect.classify import handmade
+
+                handmade.check(kind.handmade, where)
+            elif kind.frozen:
+                networks.check(kind.network, recipe.image_size, where)
+            else:
+                check(*_part(kind.network, recipe))
+    else:
+        for name in recipe.members:
+            check(*_part(name, recipe))
+
+
+def _part(name: str, whole: CropSettings) -> tuple[Recipe, str]:
+    """The recipe of a part, which sees the same crops as the whole, and its file."""
+    path = assets.find(name, "configs/classifiers", ".yaml")
+    part = load_recipe(path)
+    if isinstance(part, ClassifierSettings) and part.stages:
+        what = f"{name} is trained in stages"
+        raise ConfigError(what, where=str(path), remedy="train it first, and give its weights as pretrained")
+    return part.model_copy(update={key: getattr(whole, key) for key in _CROP}), str(path)
+
+
+def _network(settings: ClassifierSettings, task: Task, out: Path) -> Fitted:
+    given = {"jitter": settings.jitter, "detected_by": settings.detected_by}
+    cells = keep(task.cells, task.types, settings, **given)  # type: ignore[arg-type]
+    dev = keep(task.dev, task.types, settings) if task.dev else None
+    begun = task.resume and (out / "checkpoint.pt").is_file()
+    found = learn(settings, task.where, cells, dev, out, resume=begun, device=task.device, progress=task.progress)
+    about = {
+        "epochs": found.epochs,
+        "best_epoch": found.best_epoch,
+        "still_rising": found.rising,
+        "precision": found.precision,
+        "device": found.device,
+    }
+    return Fitted(found.model, _description(settings, len(task.types)), about)
+
+
+def _description(settings: ClassifierSettings, types: int) -> dict[str, Any]:
+    return {
+        "kind": "network",
+        "name": settings.network,
+        "types": types,
+        "image_size": settings.image_size,
+        "head": settings.head,
+        "first": settings.first,
+    }
+
+
+def _hybrid(settings: HybridSettings, task: Task, out: Path) -> Fitted:
+    bodies, told, parts = [], [], []
+    for number, kind in enumerate(k for k in settings.features if isinstance(k, DeepFeatures)):
+        body, description, about = _body(kind, settings, task, out / f"features-{number}")
+        bodies.append(body)
+        told.append(description)
+        parts.append(about)
+    names = tuple(n for k in settings.features if isinstance(k, HandMade) for n in k.handmade)
+    cells = keep(task.cells, task.types, settings, jitter=settings.jitter)
+    crops, labels = _views(cells, settings)
+    kinds = [deep(body, crops, task.features) for body in bodies]
+    if names:
+        from detect.classify import handmade
+
+        kinds.append(handmade.measure(names, crops))
+    steps, fused = _fuse(kinds, settings)
+    choice, chosen = _choose(fused, labels, settings)
+    head = heads.fit(settings.head.name, settings.head.args, chosen, labels, settings.seed)
+    description = {"kind": "hybrid", "bodies": told, "handmade": list(names), "head": settings.head.name}
+    about = {
+        "epochs": max((int(p.get("epochs", 0)) for p in parts), default=0),
+        "still_rising": any(bool(p.get("still_rising")) for p in parts),
+        "precision": parts[0].get("precision", "fp32") if parts else "fp32",
+        "features": [int(k.shape[1]) for k in kinds],
+        "kept": int(chosen.shape[1]),
+    }
+    return Fitted(Hybrid(bodies, steps, choice, head).eval(), description, about)
+
+
+def _body(
+    kind: DeepFeatures, whole: HybridSettings, task: Task, out: Path
+) -> tuple[networks.Classifier, dict[str, Any], Mapping[str, Any]]:
+    """A network that sees: off the shelf, or trained first."""
+    if kind.frozen:
+        torch.manual_seed(whole.seed)
+        settings = ClassifierSettings(network=kind.network, image_size=whole.image_size)
+        body = networks.build(
+            kind.network, len(task.types), whole.image_size, pretrained=kind.pretrained, where=task.where
+        )
+        return body.eval(), _description(settings, len(task.types)), {}
+    part, where = _part(kind.network, whole)
+    if not isinstance(part, ClassifierSettings):
+        raise ConfigError(f"features: {kind.network} is no network", where=task.where, remedy="name a network's")
+    made = fit(part, replace(task, where=where), out)
+    assert isinstance(made.model, networks.Classifier)
+    return made.model, dict(made.told), made.about
+
+
+def _views(cells: Cells, settings: HybridSettings) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Every cell by its true box, then turned, mirrored and moved: uint8 (views x n, s, s, 3), int64 (views x n,)."""
+    rng = np.random.default_rng(settings.seed)
+    size, margin = settings.image_size, settings.margin
+    seen = [cells.crops(size, margin)]
+    for _ in range(settings.views - 1):
+        moved = [cells.drawn(i, size, margin, settings.jitter, rng) for i in range(len(cells))]
+        turned = [np.rot90(m, int(rng.integers(4))) for m in moved]
+        seen.append(np.stack([t[:, ::-1] if rng.random() < 0.5 else t for t in turned]))
+    return np.ascontiguousarray(np.concatenate(seen)), np.tile(cells.labels, settings.views)
+
+
+def deep(body: networks.Classifier, crops: NDArray[np.uint8], kept: Path) -> NDArray[np.float32]:
+    """What a network sees in crops, float32 (n, features); computed once for the same weights and pixels."""
+    total = hashlib.sha256()
+    for name, value in sorted(state_of(body).items()):
+        if not name.startswith("head."):
+            total.update(name.encode() + value.numpy().tobytes())
+    total.update(str(crops.shape).encode() + crops.tobytes())
+    path = kept / f"{total.hexdigest()}.npy"
+    if path.is_file():
+        return np.asarray(np.load(path, allow_pickle=False), np.float32)
+    with torch.inference_mode():
+        batches = [torch.from_numpy(crops[i : i + _BATCH]) for i in range(0, len(crops), _BATCH)]
+        found = np.concatenate([body.features(b).float().numpy() for b in batches])
+    kept.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, found, allow_pickle=False)
+    partial.replace(path)
+    return found
+
+
+def _fuse(kinds: Sequence[NDArray[np.float32]], settings: HybridSettings) -> tuple[list[Scaled], NDArray[np.float32]]:
+    """Each kind scaled, and turned where kinds are fused by agreement; and all side by side."""
+    scales = [(k.mean(axis=0), np.where(k.std(axis=0) > 1e-6, k.std(axis=0), 1.0)) for k in kinds]
+    scaled = [((k - m) / s).astype(np.float32) for k, (m, s) in zip(kinds, scales, strict=True)]
+    turns = [np.eye(k.shape[1]) for k in kinds]
+    if settings.fuse == "cca":
+        turns = list(agree(scaled[0], scaled[1], settings.cca_directions))
+    steps = [Scaled(_tensor(m), _tensor(s), _tensor(t)) for (m, s), t in zip(scales, turns, strict=True)]
+    return steps, np.concatenate([k @ t for k, t in zip(scaled, turns, strict=True)], axis=1).astype(np.float32)
+
+
+def _choose(
+    fused: NDArray[np.float32], labels: NDArray[np.int64], settings: HybridSettings
+) -> tuple[Scaled, NDArray[np.float32]]:
+    width = fused.shape[1]
+    mean = np.zeros(width)
+    turn = np.eye(width)
+    if settings.select is not None:
+        mean, turn = fused.mean(axis=0), select(settings.select, fused, labels, settings.seed)
+    chosen = ((fused - mean) @ turn).astype(np.float32)
+    return Scaled(_tensor(mean), torch.ones(width), _tensor(turn)), chosen
+
+
+def _tensor(values: Any) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(values, np.float32)))
+
+
+def _ensemble(settings: EnsembleSettings, task: Task, out: Path) -> Fitted:
+    if not task.dev:
+        raise ConfigError("an ensemble is put together on dev", where=task.where, remedy="draw a part dev")
+    parts = [_part(name, settings) for name in settings.members]
+    made = [
+        fit(part, replace(task, where=where), out / "members" / f"{i}-{Path(where).stem}")
+        for i, (part, where) in enumerate(parts)
+    ]
+    measured = {measured_of(m.told) for m in made} - {()}
+    if len(measured) > 1:
+        what = "members measure different features"
+        raise ConfigError(what, where=task.where, remedy="let those that measure name the same, in the same order")
+    dev = keep(task.dev, task.types, settings)
+    told = [answers_of(m.model, m.told, dev, settings.image_size, settings.margin) for m in made]
+    heat = [temperature(t, dev.labels) for t in told]
+    shares = np.stack([softmax(t, h).astype(np.float64) for t, h in zip(told, heat, strict=True)], axis=1)
+    weights = _weights(settings.rule, shares, dev.labels, settings.seed)
+    model = Ensemble([m.model for m in made], settings.rule, _tensor(heat), _tensor(weights)).eval()
+    about = {
+        "epochs": max(int(m.about.get("epochs", 0)) for m in made),
+        "still_rising": any(bool(m.about.get("still_rising")) for m in made),
+        "precision": str(made[0].about.get("precision", "fp32")),
+        "temperatures": [float(h) for h in heat],
+        "weights": np.asarray(weights).tolist(),
+    }
+    return Fitted(model, {"kind": "ensemble", "rule": settings.rule, "members": [dict(m.told) for m in made]}, about)
+
+
+def _weights(rule: str, told: NDArray[np.float64], truth: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """What `answerers.combine` weighs members by. told: probabilities on dev, (n, members, types)."""
+    n, members, types = told.shape
+    if rule == "weighted":
+        return mixture(told[np.arange(n), :, truth])
+    if rule != "stacking":
+        return np.ones(members)
+    from sklearn.linear_model import LogisticRegression
+
+    flat = np.log(np.maximum(told, 1e-6)).reshape(n, -1)
+    found = LogisticRegression(C=0.05, max_iter=5000, random_state=seed).fit(flat, truth)
+    if len(found.classes_) < types:
+        raise ConfigError("dev lacks a type, so nothing can be stacked", remedy="draw a larger dev, or take weighted")
+    rows = np.concatenate([found.coef_, found.intercept_[:, None]], axis=1)
+    return np.asarray(np.concatenate([-rows / 2, rows / 2]) if len(rows) == 1 else rows)
+
+
+def mixture(right: NDArray[np.float64], rounds: int = 500) -> NDArray[np.float64]:
+    """Weights of members, summing to 1, of greatest likelihood for their weighted sum: expectation-maximization, whose
+    every round is better than the one before.
+
+    Args:
+        right: the probability that each member gives to what is true, (n, members).
+    """
+    weights = np.full(right.shape[1], 1 / right.shape[1])
+    for _ in range(rounds):
+        share = right * weights
+        weights = (share / np.maximum(share.sum(axis=1, keepdims=True), 1e-12)).mean(axis=0)
+    return np.asarray(weights / weights.sum())
+
+
+def answers_of(
+    model: nn.Module, told: Mapping[str, Any], cells: Cells, size: int, margin: float
+) -> NDArray[np.float64]:
+    """Scores of cells by their true boxes, float64 (n, types)."""
+    crops = cells.crops(size, margin)
+    if not takes_measured(model):
+        return np.asarray(scores_of(model, torch.from_numpy(crops)).numpy(), np.float64)
+    from detect.classify import handmade
+
+    measured = torch.from_numpy(handmade.measure(measured_of(told), crops))
+    with torch.inference_mode():
+        found = [
+            model(torch.from_numpy(crops[i : i + _BATCH]), measured[i : i + _BATCH])
+            for i in range(0, len(crops), _BATCH)
+        ]
+    return np.asarray(torch.cat(found).numpy(), np.float64)
+
+
+def parameters(model: nn.Module) -> int:
+    """Numbers that were learnt: weights of networks, and what the heads of hybrids keep."""
+    learnt = sum(p.numel() for p in model.parameters())
+    kept = [m for m in model.modules() if isinstance(m, heads.Stored)]
+    return int(learnt + sum(b.numel() for m in kept for b in m.buffers()))

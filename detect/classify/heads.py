@@ -1,0 +1,328 @@
+"""Heads that are no layer of a network: fitted by scikit-learn, run by torch.
+
+A fitted head becomes a module of plain tensors that gives the same answers. So a bundle of a network with a support
+vector machine is one graph like any other: it runs on every engine, without scikit-learn, and nothing is pickled.
+Every module takes float32 (n, features) and gives scores, (n, types); their softmax is calibrated by a temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
+from torch import nn
+
+from detect.classify.fuzzy import FuzzyHead
+from detect.errors import ConfigError
+
+Tensors = Mapping[str, torch.Tensor]
+_LEAST = 1e-6  # probability that 0 is taken for in a logarithm
+
+
+def _float(values: Any) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(values, np.float32)))
+
+
+class Stored(nn.Module):
+    """A module whose every number is a buffer, so that it can be built again from its tensors alone."""
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        super().__init__()
+        for name, value in tensors.items():
+            self.register_buffer(name, value)
+
+
+class Linear(Stored):
+    """Logistic regression, linear discriminant analysis, linear SVM: `weight` (types, features), `bias` (types,)."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores."""
+        return x @ self.weight.t() + self.bias
+
+
+class Kernel(Stored):
+    """Support vector machines, one against the rest for each type.
+
+    `vectors` (v, features) of all machines, `weight` (types, v), `bias` (types,), `gamma` (), and `degree` () with 0
+    for the Gaussian kernel; of a polynomial the constant is 1.
+    """
+
+    vectors: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+    gamma: torch.Tensor
+    degree: torch.Tensor
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        super().__init__(**tensors)
+        self._degree = int(self.degree)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Distances from the planes, in margins."""
+        product = x @ self.vectors.t()
+        if self._degree:
+            alike = (self.gamma * product + 1.0) ** self._degree
+        else:
+            far = (x * x).sum(dim=1, keepdim=True) - 2 * product + (self.vectors * self.vectors).sum(dim=1)
+            alike = torch.exp(-self.gamma * far.clamp(min=0))
+        return alike @ self.weight.t() + self.bias
+
+
+class Trees(Stored):
+    """A random forest, or one tree: all trees walked at once, as deep as the deepest.
+
+    Nodes in columns, padded: `feature`, `left`, `right` int64 (trees, nodes), `limit` float32 (trees, nodes), `told`
+    (trees, nodes, types). A leaf leads to itself.
+    """
+
+    feature: torch.Tensor
+    limit: torch.Tensor
+    left: torch.Tensor
+    right: torch.Tensor
+    told: torch.Tensor
+    depth: torch.Tensor
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        super().__init__(**tensors)
+        self._depth = int(self.depth)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Log of the mean over trees of the share of each type in the leaf."""
+        trees, nodes, types = self.told.shape
+        # One row of all nodes of all trees, so that a walk is a plain look-up.
+        first = (torch.arange(trees, device=x.device) * nodes)[None, :]
+        at = first.expand(x.shape[0], trees)
+        for _ in range(self._depth):
+            value = x.gather(1, self.feature.reshape(-1)[at])
+            down = value <= self.limit.reshape(-1)[at]
+            at = first + torch.where(down, self.left.reshape(-1)[at], self.right.reshape(-1)[at])
+        share = self.told.reshape(-1, types)[at].mean(dim=1)
+        return torch.log(share.clamp(min=_LEAST))
+
+
+class Nearest(Stored):
+    """k nearest neighbours: `cells` (m, features), `types` (m, types) one-hot, `count` () neighbours."""
+
+    cells: torch.Tensor
+    types: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        super().__init__(**tensors)
+        self._count = int(self.count)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Log of the share of each type among the nearest."""
+        far = (self.cells * self.cells).sum(dim=1) - 2 * x @ self.cells.t()
+        nearest = far.topk(self._count, dim=1, largest=False).indices
+        return torch.log(self.types[nearest].mean(dim=1).clamp(min=_LEAST))
+
+
+class Normal(Stored):
+    """Gaussian naive Bayes: `mean`, `variance` (types, features), `prior` (types,) in logarithms."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+    prior: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Joint log-likelihood."""
+        width = torch.log(2 * torch.pi * self.variance).sum(dim=1)
+        gap = (x * x) @ (1 / self.variance).t() - 2 * x @ (self.mean / self.variance).t()
+        return self.prior - 0.5 * (width + gap + (self.mean * self.mean / self.variance).sum(dim=1))
+
+
+class Perceptron(Stored):
+    """A multi-layer perceptron: `weight0`, `bias0` and so on, ReLU between."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores."""
+        layers = len(list(self.buffers())) // 2
+        for i in range(layers):
+            x = x @ getattr(self, f"weight{i}").t() + getattr(self, f"bias{i}")
+            if i + 1 < layers:
+                x = torch.relu(x)
+        return x
+
+
+def _two(values: NDArray[Any]) -> NDArray[Any]:
+    """Of two types scikit-learn keeps one score, that of the second; ours keeps both, opposite."""
+    return np.concatenate([-values / 2, values / 2]) if len(values) == 1 else values
+
+
+def _from_linear(fitted: Any) -> Tensors:
+    return {"weight": _float(_two(fitted.coef_)), "bias": _float(_two(np.atleast_1d(fitted.intercept_)))}
+
+
+def _from_machines(fitted: OneVsRestClassifier) -> Tensors:
+    machines = fitted.estimators_
+    vectors = np.concatenate([m.support_vectors_ for m in machines])
+    weight = np.zeros((len(machines), len(vectors)))
+    start = 0
+    for row, machine in enumerate(machines):
+        weight[row, start : start + len(machine.support_vectors_)] = machine.dual_coef_[0]
+        start += len(machine.support_vectors_)
+    bias = np.array([m.intercept_[0] for m in machines])
+    if machines[0].kernel == "linear":
+        return {"weight": _float(_two(weight @ vectors)), "bias": _float(_two(bias))}
+    degree = 0 if machines[0].kernel == "rbf" else machines[0].degree
+    return {
+        "vectors": _float(vectors),
+        "weight": _float(_two(weight)),
+        "bias": _float(_two(bias)),
+        "gamma": torch.tensor(float(machines[0]._gamma)),
+        "degree": torch.tensor(degree),
+    }
+
+
+def _from_trees(fitted: Any) -> Tensors:
+    trees = [t.tree_ for t in getattr(fitted, "estimators_", [fitted])]
+    nodes = max(t.node_count for t in trees)
+    types = len(fitted.classes_)
+    feature, left, right = (np.zeros((len(trees), nodes), np.int64) for _ in range(3))
+    limit = np.zeros((len(trees), nodes), np.float32)
+    told = np.zeros((len(trees), nodes, types), np.float32)
+    for i, tree in enumerate(trees):
+        n, leaf = tree.node_count, tree.children_left < 0
+        own = np.arange(n)
+        feature[i, :n] = np.where(leaf, 0, tree.feature)
+        left[i, :n] = np.where(leaf, own, tree.children_left)
+        right[i, :n] = np.where(leaf, own, tree.children_right)
+        limit[i, :n] = _not_above(tree.threshold)
+        values = tree.value[:, 0, :]
+        told[i, :n] = values / values.sum(axis=1, keepdims=True)
+    return {
+        "feature": torch.from_numpy(feature),
+        "left": torch.from_numpy(left),
+        "right": torch.from_numpy(right),
+        "limit": torch.from_numpy(limit),
+        "told": torch.from_numpy(told),
+        "depth": torch.tensor(max(t.max_depth for t in trees)),
+    }
+
+
+def _not_above(limits: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The largest float32 that is not above each: features are float32, so none falls between the two."""
+    near = limits.astype(np.float32)
+    return np.where(near > limits, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def _from_neighbours(fitted: KNeighborsClassifier) -> Tensors:
+    return {
+        "cells": _float(fitted._fit_X),
+        "types": _float(np.eye(len(fitted.classes_))[fitted._y]),
+        "count": torch.tensor(fitted.n_neighbors),
+    }
+
+
+def _from_bayes(fitted: GaussianNB) -> Tensors:
+    return {
+        "mean": _float(fitted.theta_),
+        "variance": _float(fitted.var_),
+        "prior": _float(np.log(fitted.class_prior_)),
+    }
+
+
+def _from_perceptron(fitted: MLPClassifier) -> Tensors:
+    out: dict[str, torch.Tensor] = {}
+    last = len(fitted.coefs_) - 1
+    for i, (weight, bias) in enumerate(zip(fitted.coefs_, fitted.intercepts_, strict=True)):
+        rows, offset = weight.T, bias
+        if i == last:
+            rows, offset = _two(rows), _two(offset)
+        out |= {f"weight{i}": _float(rows), f"bias{i}": _float(offset)}
+    return out
+
+
+def _machine(**args: Any) -> Any:
+    """One against the rest, so that each type has one score; types weigh alike."""
+    return OneVsRestClassifier(SVC(class_weight="balanced", **args))
+
+
+@dataclass(frozen=True)
+class Head:
+    """One row of the table.
+
+    Attributes:
+        make: arguments of scikit-learn and a seed to what can be fitted. module: what runs it.
+        tensors: what was fitted, to the module's tensors.
+    """
+
+    make: Callable[..., Any]
+    module: Callable[..., nn.Module]
+    tensors: Callable[[Any], Tensors]
+    seeded: bool = True
+
+
+HEADS: dict[str, Head] = {
+    "svm-linear": Head(lambda **a: _machine(kernel="linear", **a), Linear, _from_machines),
+    "svm-rbf": Head(lambda **a: _machine(kernel="rbf", **a), Kernel, _from_machines),
+    "svm-cubic": Head(lambda **a: _machine(kernel="poly", degree=3, coef0=1.0, **a), Kernel, _from_machines),
+    "random-forest": Head(
+        lambda **a: RandomForestClassifier(**{"n_estimators": 200, "class_weight": "balanced"} | a), Trees, _from_trees
+    ),
+    "decision-tree": Head(
+        lambda **a: DecisionTreeClassifier(**{"min_samples_leaf": 3, "class_weight": "balanced"} | a),
+        Trees,
+        _from_trees,
+    ),
+    "k-nn": Head(lambda **a: KNeighborsClassifier(**a), Nearest, _from_neighbours, seeded=False),
+    "naive-bayes": Head(lambda **a: GaussianNB(**a), Normal, _from_bayes, seeded=False),
+    "lda": Head(
+        lambda **a: LinearDiscriminantAnalysis(**{"solver": "lsqr", "shrinkage": "auto"} | a),
+        Linear,
+        _from_linear,
+        seeded=False,
+    ),
+    "logistic": Head(
+        lambda **a: LogisticRegression(**{"max_iter": 2000, "class_weight": "balanced"} | a), Linear, _from_linear
+    ),
+    "mlp": Head(
+        lambda **a: MLPClassifier(**{"hidden_layer_sizes": (64,), "early_stopping": False, "max_iter": 500} | a),
+        Perceptron,
+        _from_perceptron,
+    ),
+    "fuzzy": Head(FuzzyHead.unfitted, FuzzyHead, FuzzyHead.tensors),
+}
+
+
+def fit(name: str, args: Mapping[str, Any], x: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> nn.Module:
+    """A fitted head, as a module.
+
+    Args:
+        x: features, float32 (n, f). y: types from 0 on, each at least once.
+
+    Raises:
+        ConfigError: no such head, or it takes no such argument.
+    """
+    if name not in HEADS:
+        raise ConfigError(f"head: no '{name}'", remedy=f"one of: {', '.join(HEADS)}")
+    row = HEADS[name]
+    seeded = {"random_state": seed} if row.seeded else {}
+    try:
+        made = row.make(**seeded | dict(args))
+        made.fit(x, y)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"head {name}: {error}", remedy="see the arguments of scikit-learn") from error
+    return row.module(**row.tensors(made)).eval()
+
+
+def rebuild(name: str, tensors: Tensors) -> nn.Module:
+    """The head of a bundle from its tensors."""
+    return HEADS[name].module(**tensors).eval()

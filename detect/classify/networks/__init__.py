@@ -1,0 +1,247 @@
+"""The zoo: every network that can answer for a crop, by name, and the classifier that is built around one.
+
+`NETWORKS` is the one table. timm and torchvision have most of them; the others are in this folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from detect.errors import ConfigError, MissingExtraError
+
+try:
+    import timm
+    import torch
+    import torchvision
+    from safetensors.torch import load_file
+    from torch import nn
+except ImportError:
+    raise MissingExtraError("the zoo of networks", "train") from None
+
+from detect.classify.fuzzy import FuzzyHead
+from detect.classify.networks.parts import OrthogonalHead, StainDeconvolution
+
+Head = Literal["linear", "orthogonal", "fuzzy"]
+First = Literal["none", "stain"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One row of the zoo.
+
+    Attributes:
+        source: `timm`, `torchvision`, or the module and class that has it here.
+        name: there.
+        paper: who published it.
+        published: millions of parameters with `types` types, as its paper or the first library to ship it says; None
+            where the literature names a kind of network and no layers.
+        least: smallest picture that it can take, pixels a side. sized: it is built for one size of picture only.
+        why: where ours is not the published one, in what.
+    """
+
+    source: str
+    name: str
+    paper: str
+    published: float | None = None
+    types: int = 1000
+    least: int = 32
+    sized: bool = False
+    why: str = ""
+
+
+_OURS = "detect.classify.networks."
+NETWORKS: dict[str, Network] = {
+    "smallnet": Network(_OURS + "small", "SmallNet", "ours, of the first bundle"),
+    "lenet": Network(_OURS + "small", "LeNet", "LeCun et al. 1998", 0.0617, types=10, why="three channels"),
+    "ten-layers": Network(_OURS + "small", "TenLayers", "a kind, of many leukemia papers"),
+    "squeeze-excite": Network(_OURS + "small", "SqueezeExcite", "Hu et al. 2018, narrow"),
+    "cnn-gru": Network(_OURS + "gru", "CnnGru", "a kind, of several leukemia papers", least=48),
+    "qcresnet": Network(_OURS + "quaternion", "QuaternionResNet", "Gaudet and Maida 2018, on ResNet-18"),
+    "attention-cnn": Network(_OURS + "attention", "AttentionNet", "pointwise and local spatial attention"),
+    "alexnet": Network("torchvision", "alexnet", "Krizhevsky 2014", 61.10, least=64),
+    "vgg16": Network("timm", "vgg16", "Simonyan and Zisserman 2015", 138.36),
+    "vgg19": Network("timm", "vgg19", "Simonyan and Zisserman 2015", 143.67),
+    "googlenet": Network("torchvision", "googlenet", "Szegedy et al. 2015", 6.62),
+    "inception-v3": Network("timm", "inception_v3", "Szegedy et al. 2016", 23.83, least=75),
+    "inception-resnet-v2": Network("timm", "inception_resnet_v2", "Szegedy et al. 2017", 55.84, least=75),
+    "xception": Network("timm", "legacy_xception", "Chollet 2017", 22.86),
+    "resnet18": Network("timm", "resnet18", "He et al. 2016", 11.69),
+    "resnet34": Network("timm", "resnet34", "He et al. 2016", 21.80),
+    "resnet50": Network("timm", "resnet50", "He et al. 2016", 25.56),
+    "resnet101": Network("timm", "resnet101", "He et al. 2016", 44.55),
+    "squeezenet": Network(
+        "torchvision",
+        "squeezenet1_0",
+        "Iandola et al. 2016",
+        1.248,
+        why="types are told from the mean over the picture",
+    ),
+    "shufflenet-v2": Network("torchvision", "shufflenet_v2_x1_0", "Ma et al. 2018", 2.28),
+    "mobilenet-v2": Network("timm", "mobilenetv2_100", "Sandler et al. 2018", 3.50),
+    "mobilenet-v3": Network("timm", "mobilenetv3_large_100", "Howard et al. 2019", 5.48),
+    "mobilenet-v3-small": Network("timm", "mobilenetv3_small_100", "Howard et al. 2019", 2.54),
+    "nasnet": Network("timm", "nasnetalarge", "Zoph et al. 2018, the large one", 88.75, least=64),
+    "efficientnet-b0": Network("timm", "efficientnet_b0", "Tan and Le 2019", 5.29),
+    "efficientnet-b1": Network("timm", "efficientnet_b1", "Tan and Le 2019", 7.79),
+    "efficientnet-b2": Network("timm", "efficientnet_b2", "Tan and Le 2019", 9.11),
+    "efficientnet-b3": Network("timm", "efficientnet_b3", "Tan and Le 2019", 12.23),
+    "efficientnet-v2": Network("timm", "tf_efficientnetv2_s", "Tan and Le 2021, the small one", 21.46),
+    "densenet121": Network("timm", "densenet121", "Huang et al. 2017", 7.98),
+    "densenet161": Network("timm", "densenet161", "Huang et al. 2017", 28.68),
+    "darknet53": Network("timm", "darknet53", "Redmon and Farhadi 2018", 41.61),
+    "vit": Network("timm", "vit_small_patch16_224", "Dosovitskiy et al. 2021, small", 22.05, least=32, sized=True),
+    "vit-tiny": Network("timm", "vit_tiny_patch16_224", "Touvron et al. 2021, tiny", 5.72, least=32, sized=True),
+    "swin": Network("timm", "swin_tiny_patch4_window7_224", "Liu et al. 2021, tiny", 28.29, least=32, sized=True),
+    "convnext": Network("timm", "convnext_tiny", "Liu et al. 2022, tiny", 28.59),
+}
+
+_HALF = (0.5, 0.5, 0.5)
+_HEADS: dict[Head, Callable[[int, int], nn.Module]] = {
+    "linear": nn.Linear,
+    "orthogonal": OrthogonalHead,
+    "fuzzy": FuzzyHead.new,
+}
+
+
+class Classifier(nn.Module):
+    """Pixels to scores: scaling, perhaps a layer that separates stains, a network, dropout, a head.
+
+    Scaling is inside, so that every engine is fed the same bytes. Input uint8 RGB (n, s, s, 3); output scores before
+    the softmax, float32 (n, types).
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        features: int,
+        types: int,
+        *,
+        head: Head = "linear",
+        first: First = "none",
+        dropout: float = 0.0,
+        mean: tuple[float, ...] = _HALF,
+        spread: tuple[float, ...] = _HALF,
+    ) -> None:
+        super().__init__()
+        self.first = StainDeconvolution() if first == "stain" else None
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("spread", torch.tensor(spread).view(1, -1, 1, 1), persistent=False)
+        self.body = body
+        self.dropout = nn.Dropout(dropout)
+        self.head = _HEADS[head](features, types)
+        self.num_features = features
+
+    def features(self, crops: torch.Tensor) -> torch.Tensor:
+        """What the head looks at, (n, features)."""
+        pixels = crops.permute(0, 3, 1, 2).float()
+        if self.first is not None:
+            return self.body(self.first(pixels))
+        return self.body((pixels / 255.0 - self.mean) / self.spread)
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """Scores."""
+        return self.head(self.dropout(self.features(crops)))
+
+
+def check(name: str, image_size: int, where: str) -> Network:
+    """The row of a network; ConfigError where there is none, or where the picture is too small for it."""
+    if name not in NETWORKS:
+        raise ConfigError(f"no network '{name}'", where=where, remedy=f"one of: {', '.join(NETWORKS)}")
+    row = NETWORKS[name]
+    if image_size < row.least:
+        what = f"image_size: {name} needs {row.least} pixels a side, got {image_size}"
+        raise ConfigError(what, where=where, remedy=f"take {row.least} or more")
+    return row
+
+
+def build(
+    name: str,
+    types: int,
+    image_size: int,
+    *,
+    head: Head = "linear",
+    first: First = "none",
+    dropout: float = 0.0,
+    pretrained: bool | str = False,
+    where: str = "",
+) -> Classifier:
+    """A classifier around a network of the zoo.
+
+    Args:
+        pretrained: true for the weights that its library publishes (downloaded); a `.safetensors` file of them, or of
+            a classifier of ours.
+    """
+    row = check(name, image_size, where)
+    body, mean, spread = _body(row, image_size, pretrained is True)
+    with torch.no_grad():
+        features = int(body.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1])
+    made = Classifier(body.train(), features, types, head=head, first=first, dropout=dropout, mean=mean, spread=spread)
+    if isinstance(pretrained, str):
+        _start_from(made, Path(pretrained), where)
+    return made
+
+
+def _body(row: Network, image_size: int, download: bool) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+    """A network without its head, and how its pixels are scaled."""
+    if row.source == "timm":
+        sized = {"img_size": image_size} if row.sized else {}
+        model = timm.create_model(row.name, pretrained=download, num_classes=0, **sized)
+        told: Mapping[str, Any] = model.pretrained_cfg
+        return model, tuple(told["mean"]), tuple(told["std"])
+    if row.source == "torchvision":
+        more: dict[str, Any] = {"aux_logits": download, "init_weights": not download} if row.name == "googlenet" else {}
+        model = getattr(torchvision.models, row.name)(weights="DEFAULT" if download else None, **more)
+        return _HEADLESS[row.name](model), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return getattr(import_module(row.source), row.name)(), _HALF, _HALF
+
+
+def _without(attribute: str) -> Callable[[nn.Module], nn.Module]:
+    def cut(model: nn.Module) -> nn.Module:
+        setattr(model, attribute, nn.Identity())
+        return model
+
+    return cut
+
+
+def _googlenet(model: Any) -> nn.Module:
+    model.fc = nn.Identity()
+    model.aux_logits, model.aux1, model.aux2 = False, None, None
+    return model
+
+
+def _alexnet(model: Any) -> nn.Module:
+    model.classifier[-1] = nn.Identity()
+    return model
+
+
+def _squeezenet(model: Any) -> nn.Module:
+    return nn.Sequential(model.features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+_HEADLESS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "alexnet": _alexnet,
+    "googlenet": _googlenet,
+    "shufflenet_v2_x1_0": _without("fc"),
+    "squeezenet1_0": _squeezenet,
+}
+
+
+def _start_from(model: Classifier, path: Path, where: str) -> None:
+    """Take over the tensors of a file that fit: those of a classifier of ours, or of the network alone."""
+    if not path.is_file():
+        raise ConfigError(f"pretrained: no file '{path}'", where=where, remedy="give a path, true or false")
+    if path.suffix != ".safetensors":
+        what = f"pretrained: '{path}' is not a .safetensors file"
+        raise ConfigError(what, where=where, remedy="pickles run code when they are read: convert it first")
+    given = load_file(path)
+    own = model.state_dict()
+    named = given if any(k.startswith("body.") for k in given) else {f"body.{k}": v for k, v in given.items()}
+    fitting = {k: v for k, v in named.items() if k in own and v.shape == own[k].shape}
+    if not any(k.startswith("body.") for k in fitting):
+        what = f"pretrained: no tensor of '{path}' fits this network"
+        raise ConfigError(what, where=where, remedy="use its own weights")
+    model.load_state_dict(fitting, strict=False)

@@ -1,0 +1,308 @@
+"""Recipes fitted to drawn cells: networks, hybrids, ensembles; graphs answer as they do; nothing is done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from detect.config import parse
+from detect.data.typed import TypedCell
+from detect.errors import ConfigError
+from tests.classify.conftest import TYPES
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from detect.classify import answerers, fit  # noqa: E402
+from detect.classify.answerers import combine, measured_of, takes_measured  # noqa: E402
+from detect.classify.bundled import sees_pixels  # noqa: E402
+from detect.classify.cells import keep  # noqa: E402
+from detect.classify.crops import crop, mask_out, resize  # noqa: E402
+from detect.classify.export import write_graph  # noqa: E402
+from detect.classify.fit import Task, mixture  # noqa: E402
+from detect.classify.learn import chances, still_rises  # noqa: E402
+from detect.classify.settings import (  # noqa: E402
+    ClassifierSettings,
+    CropSettings,
+    EnsembleSettings,
+    HybridSettings,
+    load_recipe,
+)
+from detect.images import decode  # noqa: E402
+from detect.runtime.base import EngineSettings, installed, open_graph  # noqa: E402
+
+Drawn = tuple[list[TypedCell], list[TypedCell]]
+SMALL: dict[str, Any] = {"image_size": 48, "epochs": 14, "batch": 10, "learning_rate": 0.004, "precision": "fp32"}
+CROP = {"image_size": 48, "margin": 0.1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detect.classify.learn.cores", lambda: 1)
+        torch.set_num_threads(1)
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def task(drawn_cells: Drawn, tmp_path: Path) -> Task:
+    cells, dev = drawn_cells
+    return Task(cells, dev, TYPES, "c.yaml", tmp_path / "features", "cpu")
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """A configuration of a network, to be a part of something."""
+    path = tmp_path / "net.yaml"
+    path.write_text(yaml.safe_dump(SMALL | {"network": "smallnet"}), "utf-8")
+    return path
+
+
+def recipe(kind: type, **values: Any) -> Any:
+    """Settings as a file would give them."""
+    return parse(kind, values, "c.yaml")
+
+
+def test_crops_of_what_is_kept_are_crops_of_the_field(drawn_cells: Drawn) -> None:
+    """Also at the border of the field, and for every box that jitter can give."""
+    cells = [
+        replace(c, box=(x, 3.25, x + 120.5, 99.75)) for c, x in zip(drawn_cells[0], range(-20, 300, 40), strict=False)
+    ]
+    settings = CropSettings(image_size=64, margin=0.2)
+    kept = keep(cells, TYPES, settings, jitter=0.2)
+    for i, cell in enumerate(cells):
+        field = decode.read(cell.path)
+        assert np.array_equal(kept.crops(64, 0.2)[i], resize(crop(field, cell.box, 0.2).pixels, 64))
+    again = keep(cells, TYPES, settings, jitter=0.2)
+    for seed in range(40):
+        i = seed % len(cells)
+        drawn = kept.drawn(i, 64, 0.2, 0.2, np.random.default_rng(seed))
+        assert drawn.shape == (64, 64, 3)
+        assert np.array_equal(drawn, again.drawn(i, 64, 0.2, 0.2, np.random.default_rng(seed)))
+
+
+def test_the_farthest_crop_lies_in_the_picture(drawn_cells: Drawn) -> None:
+    """Nothing of a moved crop is repeated border where the field has pixels."""
+    cell = replace(drawn_cells[0][0], box=(250.0, 180.0, 350.0, 300.0))
+    field = decode.read(cell.path)
+    kept = keep([cell], TYPES, CropSettings(margin=0.3), jitter=0.3)
+    x0, y0, _, _ = cell.box
+    left, top = x0 - kept.boxes[0][0][0], y0 - kept.boxes[0][0][1]
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        got = kept.drawn(0, 80, 0.3, 0.3, rng)
+        dx, dy, grow = np.random.default_rng(seed).uniform(-0.3, 0.3, 3) * 120
+        moved = (250 + dx - grow / 2, 180 + dy - grow / 2, 350 + dx + grow / 2, 300 + dy + grow / 2)
+        assert np.array_equal(got, resize(crop(field, moved, 0.3).pixels, 80))
+    assert left == int(left)
+    assert top == int(top)
+
+
+def test_detected_boxes_are_learnt_too(drawn_cells: Drawn) -> None:
+    cells = drawn_cells[0][:3]
+    kept = keep(cells, TYPES, CropSettings(), detected_by="cells-yolov8n")
+    found = [i for i, boxes in enumerate(kept.boxes) if len(boxes) == 2]
+    assert found
+    for i in found:
+        true, given = (np.array(b) for b in kept.boxes[i])
+        assert not np.array_equal(true, given)
+        assert np.abs(true - given).max() < 0.5 * (true[2] - true[0])
+
+
+def test_masked_out_cells_stand_on_white(drawn_cells: Drawn) -> None:
+    cell = drawn_cells[0][0]
+    field = decode.read(cell.path)
+    seen = mask_out(field, cell.box, None)
+    x0, y0, x1, y1 = (int(v) for v in cell.box)
+    assert (seen[0, 0] == 255).all()
+    assert (seen[y0, x0] == 255).all()
+    middle = (y0 + y1) // 2, (x0 + x1) // 2
+    assert np.array_equal(seen[middle], field[middle])
+    inside = (seen != 255).any(axis=2).sum() / ((x1 - x0) * (y1 - y0))
+    assert inside == pytest.approx(np.pi / 4, abs=0.05)
+
+
+def test_a_network_learns_and_is_not_trained_twice(task: Task, tmp_path: Path) -> None:
+    settings = recipe(ClassifierSettings, **SMALL | {"network": "smallnet", "patience": 6})
+    made = fit.fit(settings, task, tmp_path / "out")
+    assert made.about["best_epoch"] <= made.about["epochs"] <= 14
+    assert made.told["name"] == "smallnet"
+    dev = keep(task.dev, TYPES, settings)
+    answers = fit.answers_of(made.model, made.told, dev, 48, settings.margin).argmax(axis=1)
+    assert (answers == dev.labels).mean() > 0.6
+    log = (tmp_path / "out" / "log.csv").read_text().splitlines()
+    assert log[0] == "epoch,loss,dev log-loss,dev macro F1,dev accuracy"
+    assert len(log) == 1 + made.about["epochs"]
+    again = fit.fit(settings, replace(task, cells=[]), tmp_path / "out")
+    assert np.array_equal(fit.answers_of(again.model, again.told, dev, 48, settings.margin).argmax(axis=1), answers)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"loss": "focal", "class_weights": "balanced"}, {"loss": "tversky"}, {"mixup": 0.4, "schedule": "cosine"},
+     {"sampling": "balanced", "features": "frozen"}, {"detected_by": None, "mask_out": True}],
+    ids=lambda c: next(iter(c.values())) if isinstance(c, dict) else None,
+)  # fmt: skip
+def test_every_way_to_learn_learns(task: Task, tmp_path: Path, changes: dict[str, Any]) -> None:
+    settings = recipe(
+        ClassifierSettings, **SMALL | {"network": "smallnet", "epochs": 5, "label_smoothing": 0.0} | changes
+    )
+    made = fit.fit(settings, task, tmp_path / "out")
+    losses = [float(line.split(",")[1]) for line in (tmp_path / "out" / "log.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < losses[0]
+    fixed = changes.get("features") == "frozen"
+    before = answerers.networks.build("smallnet", 3, 48, dropout=0.3)
+    torch.manual_seed(settings.seed)
+    before = answerers.networks.build("smallnet", 3, 48, dropout=0.3)
+    first = before.body.stages[0][0].weight, made.model.body.stages[0][0].weight
+    assert torch.equal(*first) == fixed
+
+
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "svm": {"features": [{"network": "NET"}], "head": {"name": "svm-rbf"}},
+    "forest on pca": {
+        "features": [{"network": "NET"}],
+        "select": {"by": "pca", "keep": 8},
+        "head": {"name": "random-forest", "args": {"n_estimators": 30}},
+    },
+    "two networks, cca": {
+        "features": [{"network": "NET"}, {"network": "lenet", "frozen": True}],
+        "fuse": "cca",
+        "cca_directions": 5,
+        "head": {"name": "lda"},
+    },
+    "measured": {"features": [{"handmade": ["glcm", "colour"]}], "head": {"name": "logistic"}},
+    "both, mrmr": {
+        "features": [{"network": "NET"}, {"handmade": ["nucleus"]}],
+        "select": {"by": "mrmr", "keep": 20},
+        "head": {"name": "k-nn", "args": {"n_neighbors": 3}},
+    },
+}
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_a_hybrid_is_a_graph_like_any_other(task: Task, network: Path, tmp_path: Path, name: str) -> None:
+    """Fitted, built again from its folder, exported: three times the same answers; and most cells right."""
+    values = yaml.safe_load(yaml.safe_dump(HYBRIDS[name]).replace("NET", str(network)))
+    settings = recipe(HybridSettings, **CROP | values | {"views": 2})
+    fit.check(settings, "c.yaml")
+    made = fit.fit(settings, task, tmp_path / "out")
+    dev = keep(task.dev, TYPES, settings)
+    scores = fit.answers_of(made.model, made.told, dev, 48, 0.1)
+    assert (scores.argmax(axis=1) == dev.labels).mean() > 0.6
+    told = yaml.safe_load((tmp_path / "out" / fit.ARCHITECTURE).read_text())
+    again = answerers.rebuild(told, tmp_path / "out" / "weights.safetensors")
+    assert np.array_equal(fit.answers_of(again, told, dev, 48, 0.1), scores)
+    measured = measured_of(told)
+    assert bool(measured) == takes_measured(again)
+    write_graph(again, told, 48, tmp_path / "g.onnx")
+    inputs: list[Any] = [dev.crops(48, 0.1)]
+    if measured:
+        from detect.classify import handmade
+
+        inputs.append(handmade.measure(measured, inputs[0]))
+    if not sees_pixels(told):
+        inputs = inputs[1:]
+    for engine in installed():
+        (got,) = open_graph(tmp_path / "g.onnx", EngineSettings(engine)).run(*inputs)
+        assert got.argmax(axis=1).tolist() == scores.argmax(axis=1).tolist()
+        assert np.abs(got - scores).max() < 2e-3 * max(1, np.abs(scores).max())
+
+
+@pytest.mark.parametrize("rule", ["majority", "mean", "weighted", "stacking"])
+def test_an_ensemble_is_a_graph_too(task: Task, network: Path, tmp_path: Path, rule: str) -> None:
+    forest = tmp_path / "forest.yaml"
+    forest.write_text(yaml.safe_dump({"features": [{"handmade": ["colour"]}], "head": {"name": "decision-tree"}}))
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(SMALL | {"network": "ten-layers"}))
+    settings = recipe(EnsembleSettings, **CROP | {"members": [str(network), str(forest), str(other)], "rule": rule})
+    made = fit.fit(settings, task, tmp_path / "out")
+    dev = keep(task.dev, TYPES, settings)
+    scores = fit.answers_of(made.model, made.told, dev, 48, 0.1)
+    assert (scores.argmax(axis=1) == dev.labels).mean() > 0.6
+    told = yaml.safe_load((tmp_path / "out" / fit.ARCHITECTURE).read_text())
+    again = answerers.rebuild(told, tmp_path / "out" / "weights.safetensors")
+    assert np.array_equal(fit.answers_of(again, told, dev, 48, 0.1), scores)
+    assert measured_of(told) == ("colour",)
+
+
+def test_load_recipe_tells_them_apart(tmp_path: Path) -> None:
+    for kind, values in (
+        (ClassifierSettings, {"network": "resnet18", "features": "frozen"}),
+        (HybridSettings, {"features": [{"handmade": ["hu"]}], "head": {"name": "lda"}}),
+        (EnsembleSettings, {"members": ["a", "b"], "rule": "mean"}),
+    ):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+        assert type(load_recipe(tmp_path / "c.yaml")) is kind
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"features": [{"handmade": ["glcn"]}], "head": {"name": "lda"}}, "handmade: no 'glcn'"),
+        ({"features": [{"handmade": ["glcm"]}], "head": {"name": "svm"}}, "head: no 'svm'"),
+        ({"features": [{"network": "resnet", "frozen": True}], "head": {"name": "lda"}}, "no network 'resnet'"),
+        ({"features": [{"handmade": ["hu"]}], "head": {"name": "lda"}, "fuse": "cca"}, "two kinds"),
+    ],
+)
+def test_what_is_not_known_is_refused_before_anything_is_read(
+    tmp_path: Path, values: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=words):
+        fit.check(load_recipe(tmp_path / "c.yaml"), "c.yaml")
+
+
+def test_arguments_of_a_head_are_checked(task: Task, tmp_path: Path) -> None:
+    head = {"name": "random-forest", "args": {"trees": 3}}
+    settings = recipe(HybridSettings, **CROP | {"features": [{"handmade": ["hu"]}], "head": head})
+    with pytest.raises(ConfigError, match="head random-forest"):
+        fit.fit(settings, task, tmp_path / "out")
+
+
+def test_deep_features_are_computed_once(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = answerers.networks.build("lenet", 3, 48).eval()
+    crops = keep(task.dev, TYPES, CropSettings()).crops(48, 0.1)
+    first = fit.deep(body, crops, tmp_path)
+    monkeypatch.setattr(type(body), "features", lambda *_: pytest.fail("computed again"))
+    assert np.array_equal(fit.deep(body, crops, tmp_path), first)
+    body.body.layers[0].weight.data += 1
+    with pytest.raises(pytest.fail.Exception):
+        fit.deep(body, crops, tmp_path)
+
+
+def test_weights_of_a_mixture_find_the_better_member() -> None:
+    rng = np.random.default_rng(1)
+    good, bad = rng.uniform(0.6, 0.95, 400), rng.uniform(0.05, 0.4, 400)
+    weights = mixture(np.stack([good, bad], axis=1))
+    assert weights[0] > 0.99
+    mixed = np.where(rng.random(400) < 0.7, 0, 1)
+    right = np.stack([np.where(mixed == 0, 0.9, 0.1), np.where(mixed == 1, 0.9, 0.1)], axis=1)
+    assert mixture(right)[0] == pytest.approx((mixed == 0).mean(), abs=0.12)
+
+
+def test_rules_of_an_ensemble() -> None:
+    told = torch.tensor([[[0.6, 0.4], [0.6, 0.4], [0.0, 1.0]]])
+    weights = torch.tensor([1.0, 1.0, 1.0])
+    assert combine("majority", told, weights).argmax() == 0
+    assert combine("mean", told, weights).exp()[0].tolist() == pytest.approx([0.4, 0.6])
+    assert combine("weighted", told, torch.tensor([1.0, 0.0, 0.0])).exp()[0].tolist() == pytest.approx([0.6, 0.4])
+    drawn = torch.tensor([[[0.9, 0.1], [0.4, 0.6]]])
+    assert combine("majority", drawn, weights).argmax() == 0
+
+
+def test_chances_and_coming_to_rest() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    for sampling, share in (("natural", 0.1), ("balanced", 0.5), ("square_root", 0.25)):
+        assert chances(labels, 2, sampling)[labels == 1].sum() == pytest.approx(share)
+    assert still_rises([0.1, 0.2])
+    assert still_rises(list(np.linspace(0, 1, 50)))
+    assert not still_rises([0.9] * 50)
+    assert not still_rises(list(1 - np.exp(-np.arange(100) / 10)))
