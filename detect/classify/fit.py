@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Task:
     Attributes:
         cells, dev: typed cells. types: the order of labels. where: the configuration, for errors.
         features: folder in which deep features are kept by the hash of what they are of.
+        rows: recipes that a part may name before a file is looked for. home: where they lie once they are fitted.
     """
 
     cells: Sequence[TypedCell]
@@ -68,6 +69,14 @@ class Task:
     device: str = "auto"
     resume: bool = False
     progress: Progress | None = None
+    rows: Mapping[str, Recipe] = field(default_factory=dict)
+    home: Path | None = None
+
+    def part(self, name: str, whole: CropSettings, other: Path) -> tuple[Recipe, Task, Path]:
+        """The recipe of a part, the task for it and its folder: a row's own, or else `other`."""
+        recipe, where = _part(name, whole, self.rows)
+        folder = self.home / name if self.home is not None and name in self.rows else other
+        return recipe, replace(self, where=where), folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +106,13 @@ def fit(recipe: Recipe, task: Task, out: Path) -> Fitted:
     return made
 
 
-def check(recipe: Recipe, where: str) -> None:
-    """ConfigError where a name of the recipe is not known, before anything is read."""
+def check(recipe: Recipe, where: str, rows: Mapping[str, Recipe] | None = None) -> None:
+    """ConfigError where a name of the recipe is not known, before anything is read.
+
+    Args:
+        rows: recipes that a part may name, before a file of that name is looked for.
+    """
+    rows = rows or {}
     if isinstance(recipe, ClassifierSettings):
         networks.check(recipe.network, recipe.image_size, where)
     elif isinstance(recipe, HybridSettings):
@@ -113,14 +127,21 @@ def check(recipe: Recipe, where: str) -> None:
             elif kind.frozen:
                 networks.check(kind.network, recipe.image_size, where)
             else:
-                check(*_part(kind.network, recipe))
+                check(*_part(kind.network, recipe, rows), rows)
     else:
         for name in recipe.members:
-            check(*_part(name, recipe))
+            check(*_part(name, recipe, rows), rows)
 
 
-def _part(name: str, whole: CropSettings) -> tuple[Recipe, str]:
-    """The recipe of a part, which sees the same crops as the whole, and its file."""
+def _part(name: str, whole: CropSettings, rows: Mapping[str, Recipe]) -> tuple[Recipe, str]:
+    """The recipe of a part, which sees the same crops as the whole, and where it stands."""
+    if name in rows:
+        part, where = rows[name], f"rows.{name}"
+        differs = [key for key in _CROP if getattr(part, key) != getattr(whole, key)]
+        if differs:
+            what = f"{name} and what it is a part of differ in {', '.join(differs)}"
+            raise ConfigError(what, where=where, remedy="a row that is a part of another sees the same crops")
+        return part, where
     path = assets.find(name, "configs/classifiers", ".yaml")
     part = load_recipe(path)
     if isinstance(part, ClassifierSettings) and part.stages:
@@ -196,10 +217,10 @@ def _body(
             kind.network, len(task.types), whole.image_size, pretrained=kind.pretrained, where=task.where
         )
         return body.eval(), _description(settings, len(task.types)), {}
-    part, where = _part(kind.network, whole)
+    part, own, folder = task.part(kind.network, whole, out)
     if not isinstance(part, ClassifierSettings):
         raise ConfigError(f"features: {kind.network} is no network", where=task.where, remedy="name a network's")
-    made = fit(part, replace(task, where=where), out)
+    made = fit(part, own, folder)
     assert isinstance(made.model, networks.Classifier)
     return made.model, dict(made.told), made.about
 
@@ -267,11 +288,10 @@ def _tensor(values: Any) -> torch.Tensor:
 def _ensemble(settings: EnsembleSettings, task: Task, out: Path) -> Fitted:
     if not task.dev:
         raise ConfigError("an ensemble is put together on dev", where=task.where, remedy="draw a part dev")
-    parts = [_part(name, settings) for name in settings.members]
-    made = [
-        fit(part, replace(task, where=where), out / "members" / f"{i}-{Path(where).stem}")
-        for i, (part, where) in enumerate(parts)
+    parts = [
+        task.part(name, settings, out / "members" / f"{i}-{Path(name).stem}") for i, name in enumerate(settings.members)
     ]
+    made = [fit(*part) for part in parts]
     measured = {measured_of(m.told) for m in made} - {()}
     if len(measured) > 1:
         what = "members measure different features"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field as Key
 from pydantic import model_validator
 
-from detect.config import Settings, load, load_yaml
+from detect.config import Settings, load_yaml, parse
 from detect.data.augment import Transform
 from detect.images.preprocess import Step
 
@@ -176,14 +177,50 @@ class EnsembleSettings(CropSettings):
     seed: int = Key(1, ge=0)
 
 
+class ZooSettings(Settings):
+    """A table of classifiers, as a YAML of `configs/zoo/`.
+
+    Attributes:
+        data: cards with typed cells. groups: the `groups.csv` of an audit, where finding copies anew takes long.
+        min_groups: a type with fewer groups is listed, not scored.
+        protocol: `folds` holds out one of `folds` parts after another; `holdout` one part, `test` of all; `sources`
+            one set or lab after another; `curve` is `folds` with `shares` of the groups to learn from.
+        dev: part of what is learnt from, for the epoch and the temperature.
+        leak: every picture a group of its own, copies on both sides. What a table must not do, to show what it does.
+        most_a_group: cells of a group that are used, the first ones; 0 for all.
+        base: what all rows share. rows: name to recipe; a hybrid's or an ensemble's parts may name other rows.
+    """
+
+    data: tuple[str, ...] = Key(min_length=1)
+    groups: str | None = None
+    min_groups: int = Key(15, ge=1)
+    protocol: Literal["folds", "holdout", "sources", "curve"] = "folds"
+    folds: int = Key(5, ge=2)
+    test: float = Key(0.2, gt=0, lt=1)
+    dev: float = Key(0.15, gt=0, lt=1)
+    shares: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
+    leak: bool = False
+    most_a_group: int = Key(0, ge=0)
+    seed: int = Key(1, ge=0)
+    base: dict[str, Any] = {}
+    rows: dict[str, dict[str, Any]] = Key(min_length=1)
+
+
 Recipe = ClassifierSettings | HybridSettings | EnsembleSettings  # what `smear train classifier` takes
 
 
 def load_recipe(path: Path) -> Recipe:
     """The settings in a file, of the kind that its keys tell."""
-    keys = load_yaml(path).keys()
-    if "members" in keys:
-        return load(EnsembleSettings, path)
-    if isinstance(load_yaml(path).get("features"), list):
-        return load(HybridSettings, path)
-    return load(ClassifierSettings, path)
+    return recipe_of(load_yaml(path), str(path))
+
+
+def recipe_of(values: dict[str, Any], where: str) -> Recipe:
+    """The settings in a mapping, of the kind that its keys tell."""
+    return parse(kind_of(values), values, where)
+
+
+def kind_of(values: Mapping[str, Any]) -> type[ClassifierSettings] | type[HybridSettings] | type[EnsembleSettings]:
+    """What a recipe with these keys is."""
+    if "members" in values:
+        return EnsembleSettings
+    return HybridSettings if isinstance(values.get("features"), list) else ClassifierSettings

@@ -179,6 +179,34 @@ def classifier(
 
 
 @app.command()
+def zoo(
+    config: Annotated[str, typer.Argument(help="YAML of the table, or the name of a packaged one.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the table; goes on where it stops.")],
+    row: Annotated[list[str] | None, typer.Option("--row", help="Make this row now; may be repeated.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")] = "auto",
+    rounds: Annotated[int, typer.Option("--bootstrap", min=10, help="Rounds of the bootstrap.")] = 1000,
+) -> None:
+    """Many classifiers under one protocol: grouped folds, held-out sources, or a learning curve."""
+    from detect.classify.zoo import zoo as run
+    from detect.cli.output import err
+    from detect.formats.tally import Tally
+
+    tally = Tally()
+    with err.status("reading") as status:
+        rows, rare = run(
+            config, out, only=row or (), device=device, rounds=rounds, tally=tally,
+            progress=lambda name, leg: status.update(f"{name}, {leg}"),
+        )  # fmt: skip
+    print_tally(tally)
+    for kind, groups in rare.items():
+        console.print(f"not scored: {kind}, {groups} groups")
+    heads = ("model", "macro F1", "balanced accuracy", "converged")
+    lines = ((r.title, r.report.macro_f1, r.report.balanced_accuracy, "yes" if r.converged else "no") for r in rows)
+    print_table(config, heads, lines)
+    console.print(f"written to {out}")
+
+
+@app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="Folder of 'smear evaluate'; with --data a detector's bundle or run too.")],
     b: Annotated[str, typer.Argument(help="Another, of the same part of the same data.")],

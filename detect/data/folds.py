@@ -108,7 +108,9 @@ def holdout(name: str, members: Sequence[Unit], dev: float, test: float, seed: i
     for part, fraction, draw in (("test", test, seed), ("dev", dev / (1 - test), seed + 1)):
         left = [i for i, p in enumerate(parts) if p == "train"]
         if fraction > 0:
-            numbers = _assign([members[i] for i in left], max(2, round(1 / fraction)), draw)
+            commonest = max(Counter(members[i].stratum for i in left).values())  # no more parts than it has members
+            pieces = max(2, min(round(1 / fraction), commonest))
+            numbers = _assign([members[i] for i in left], pieces, draw)
             for i, number in zip(left, numbers, strict=True):
                 if number == 0:
                     parts[i] = part

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detect.data import copies
 from detect.data.cards import Card
+from detect.data.joined import Groups
 from detect.data.load import load_dataset
 from detect.errors import DataError
 from detect.formats.tally import Tally
@@ -35,14 +36,25 @@ class TypedCell:
     outline: Rle | None = field(default=None, compare=False)
 
 
-def load_typed(cards: Sequence[Card], tally: Tally, roots: dict[str, Path] | None = None) -> list[TypedCell]:
-    """Typed cells of the cards, near copies grouped, in the order of their ids."""
+def load_typed(
+    cards: Sequence[Card],
+    tally: Tally,
+    roots: dict[str, Path] | None = None,
+    *,
+    groups: Mapping[str, str] | None = None,
+) -> list[TypedCell]:
+    """Typed cells of the cards, in the order of their ids; near copies, and cells of one patient, share a group.
+
+    Args:
+        groups: group by field id, in place of looking for copies, which takes minutes for ten thousand pictures.
+    """
     cells: list[TypedCell] = []
     for card in cards:
         parts = load_dataset(card, tally, (roots or {}).get(card.name))
         found: list[TypedCell] = []
         for part, dataset in parts.items():
-            found += _grouped(_from_masks(dataset, part) if card.mask_folders else _from_fields(dataset))
+            own = _from_pictures if card.pictures is not None else _from_masks if card.mask_folders else _from_fields
+            found += _grouped(own(dataset, part), groups)
         if not found:
             raise DataError(f"{card.name} gives no types of single cells", remedy="name a card with types")
         cells += found
@@ -50,13 +62,40 @@ def load_typed(cards: Sequence[Card], tally: Tally, roots: dict[str, Path] | Non
     return sorted(cells, key=lambda c: c.id)
 
 
-def _grouped(cells: Iterable[TypedCell]) -> list[TypedCell]:
+def _grouped(cells: Iterable[TypedCell], given: Mapping[str, str] | None) -> list[TypedCell]:
+    """With the groups that are given, or else of near copies and patients (a cell's group, so far)."""
     ordered = sorted(cells, key=lambda c: c.id)
-    numbers = copies.groups([c.path for c in ordered])
-    return [replace(c, group=ordered[n].id) for c, n in zip(ordered, numbers, strict=True)]
+    if given is not None:
+        missing = next((c.id for c in ordered if _field_of(c) not in given), None)
+        if missing is not None:
+            raise DataError(f"no group for '{missing}'", remedy="audit this set again")
+        return [replace(c, group=given[_field_of(c)]) for c in ordered]
+    joined = Groups(len(ordered), enumerate(copies.groups([c.path for c in ordered])))
+    first: dict[str, int] = {}
+    for i, cell in enumerate(ordered):
+        if cell.group:
+            joined.join(i, first.setdefault(cell.group, i))
+    return [replace(c, group=ordered[joined.of(i)].id) for i, c in enumerate(ordered)]
 
 
-def _from_fields(dataset: Dataset) -> Iterator[TypedCell]:
+def _field_of(cell: TypedCell) -> str:
+    """The id of its field, without the set's name."""
+    return cell.id.split("/", 1)[1]
+
+
+def _from_pictures(dataset: Dataset, part: str) -> Iterator[TypedCell]:
+    """Pictures with one label: of a cell, or of a field, which is then taken whole."""
+    for labelled in dataset.fields:
+        field, cells = labelled.field, labelled.annotations
+        whole = (0.0, 0.0, float(field.width), float(field.height))
+        kind = dataset.classes.names[cells.labels[0]] if len(cells) == 1 else labelled.extra.get("label")
+        if kind is not None:
+            box = _corners(cells.boxes[0]) if len(cells) == 1 else whole
+            source = f"{dataset.name}/{part}"
+            yield TypedCell(f"{dataset.name}/{field.id}", field.path, box, str(kind), source, field.patient or "")
+
+
+def _from_fields(dataset: Dataset, part: str) -> Iterator[TypedCell]:
     """Fields with one WBC and one type: only there does the field's type belong to a known cell."""
     if "WBC" not in dataset.classes.names:
         return
