@@ -15,37 +15,16 @@ of the last two. Each is measured once, on part val without the fields that shar
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
+from steps import config, measured, smear, trained
 
-from detect import assets
-from detect.config import load_yaml
 from detect.data.splits import read_split
 
-SMEAR = str(Path(sys.executable).parent / "smear")
-SET, SPLIT, CLASSES = "txl-pbc", "txl-pbc-apart", ("WBC", "RBC", "Platelet")
+BASE, SET, SPLIT, CLASSES = "yolov8n", "txl-pbc", "txl-pbc-apart", ("WBC", "RBC", "Platelet")
 SIDE = 416
-
-
-def smear(*words: object) -> None:
-    """Run the real command; exits with what it said where it failed."""
-    done = subprocess.run([SMEAR, *map(str, words)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"smear {' '.join(map(str, words))}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
-
-
-def config(out: Path, name: str, **changes: object) -> Path:
-    """The packaged configuration with some keys changed."""
-    settings = load_yaml(assets.ROOT / "configs" / "detectors" / "yolov8n.yaml")
-    path = out / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(settings | changes, sort_keys=False), "utf-8")
-    return path
 
 
 def tenth(out: Path, share: float, seed: int) -> Path:
@@ -57,27 +36,6 @@ def tenth(out: Path, share: float, seed: int) -> Path:
     path = out / f"{SPLIT}-{seed}.csv"
     replace(whole, rows=rows).write(path)
     return path
-
-
-def trained(out: Path, name: str, settings: Path, data: object, *more: object) -> Path:
-    """A bundle of a training, begun, gone on with or taken as it is."""
-    run, bundle = out / name / "run", out / name / "bundle"
-    if not (run / "run.yaml").is_file():
-        begun = ("--resume",) if (run / "train" / "weights" / "last.pt").is_file() else ()
-        smear("train", "detector", settings, "--data", data, "--out", run, *more, *begun)
-    if not (bundle / "bundle.yaml").is_file():
-        smear("bundle", "export", run, "--out", bundle, "--name", name)
-    return bundle
-
-
-def measured(out: Path, name: str, bundle: Path) -> dict[str, object]:
-    """Its figures on val."""
-    folder = out / name / "val"
-    if not (folder / "metrics.json").is_file():
-        where = ("--data", SET, "--split", "val", "--split-file", SPLIT)
-        smear("evaluate", "detector", bundle, *where, "--out", folder)
-    told: dict[str, object] = json.loads((folder / "metrics.json").read_text("utf-8"))
-    return told
 
 
 def row(name: str, each: list[dict[str, object]]) -> str:
@@ -115,18 +73,17 @@ def main() -> None:
     print(
         "| trained on | " + " | ".join(f"AP50 {c}" for c in CLASSES) + " | mAP50 |\n| --- |" + " ---: |" * 4, flush=True
     )
-    first = trained(out, "synthetic", config(out, "synthetic", epochs=asked.epochs), drawn / "synthetic.yaml")
-    print(
-        row(f"synthetic alone ({asked.slides * asked.fields} fields)", [measured(out, "synthetic", first)]), flush=True
-    )
+    first = trained(out, "synthetic", config(out, "synthetic", BASE, epochs=asked.epochs), drawn / "synthetic.yaml")
+    told = measured(out / "synthetic" / "val", first, SET, "val", SPLIT)
+    print(row(f"synthetic alone ({asked.slides * asked.fields} fields)", [told]), flush=True)
     alone, after = [], []
     for seed in asked.seeds:
         split = tenth(out, asked.share, seed)
         for kind, found, start in (("real", alone, False), ("after", after, str(first))):
             name = f"{kind}-{seed}"
-            settings = config(out, name, epochs=asked.real_epochs, seed=seed, pretrained=start)
+            settings = config(out, name, BASE, epochs=asked.real_epochs, seed=seed, pretrained=start)
             bundle = trained(out, name, settings, SET, "--split", split)
-            found.append(measured(out, name, bundle))
+            found.append(measured(out / name / "val", bundle, SET, "val", SPLIT))
     print(row(f"real {asked.share:.0%} alone, {len(asked.seeds)} seeds", alone), flush=True)
     print(row(f"synthetic, then real {asked.share:.0%}, {len(asked.seeds)} seeds", after), flush=True)
 
