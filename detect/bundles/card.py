@@ -100,7 +100,7 @@ class ClassifierGraph(Settings):
         image_size: pixels a side that a crop is resized to.
         preprocess: what is done to a field before cells are cut out of it, with the numbers that were fitted.
         margin: context around the box, as a fraction of its longer side.
-        mask_out: what lies outside the cell's outline, or the ellipse in its box, is white.
+        mask_out: what lies outside the ellipse in its box, or outside its outline, is white.
         handmade: measured features that the graph takes beside the crops, see `classify.handmade`.
         routed_from: detector classes whose cells come here.
         temperature: the graph's scores are divided by this before the softmax; fitted on dev.
@@ -111,7 +111,7 @@ class ClassifierGraph(Settings):
     image_size: int = Key(ge=16)
     preprocess: tuple[Step, ...] = ()
     margin: float = Key(ge=0)
-    mask_out: bool = False
+    mask_out: Literal["none", "ellipse", "outline"] = "none"
     handmade: tuple[str, ...] = ()
     routed_from: tuple[str, ...]
     temperature: float = Key(1.0, gt=0)

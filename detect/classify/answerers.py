@@ -30,7 +30,7 @@ _LEAST = 1e-6  # probability that 0 is taken for in a logarithm
 class Scaled(nn.Module):
     """Features less their mean, over their spread, turned or chosen by a matrix."""
 
-    def __init__(self, mean: torch.Tensor, spread: torch.Tensor, turn: torch.Tensor) -> None:
+    def __init__(self, mean: torch.Tensor, spread: torch.Tensor, turn: torch.Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("spread", spread)
@@ -38,29 +38,42 @@ class Scaled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, features) to (n, kept)."""
-        return ((x - self.mean) / self.spread) @ self.turn
+        scaled = (x - self.mean) / self.spread
+        return scaled if self.turn is None else scaled @ self.turn
 
 
 class Hybrid(nn.Module):
     """Kinds of features side by side, chosen from, into a head.
 
     Args:
-        bodies: the networks that see, in order. steps: how each kind of features is scaled and fused; the measured
-            ones, if any, come last. choice: which of all are kept. head: see `heads`.
+        bodies: the networks that see, in order. kinds: of each kind of features, how many are measured, or 0 for those
+            that the next network sees. steps: how each kind is scaled and fused. choice: which of all are kept.
+        head: see `heads`.
     """
 
-    def __init__(self, bodies: Sequence[Classifier], steps: Sequence[Scaled], choice: Scaled, head: nn.Module) -> None:
+    def __init__(
+        self,
+        bodies: Sequence[Classifier],
+        kinds: Sequence[int],
+        steps: Sequence[Scaled],
+        choice: Scaled,
+        head: nn.Module,
+    ) -> None:
         super().__init__()
         self.bodies, self.steps = nn.ModuleList(bodies), nn.ModuleList(steps)
-        self.choice, self.head = choice, head
+        self.kinds, self.choice, self.head = tuple(kinds), choice, head
 
     def forward(self, crops: torch.Tensor | None, measured: torch.Tensor | None = None) -> torch.Tensor:
         """Scores."""
-        kinds = [body.features(crops) for body in self.bodies]
-        if measured is not None:
-            kinds.append(measured)
-        fused = torch.cat([step(kind.float()) for step, kind in zip(self.steps, kinds, strict=True)], dim=1)
-        return self.head(self.choice(fused))
+        seen, start, kinds = iter(self.bodies), 0, []
+        for step, width in zip(self.steps, self.kinds, strict=True):
+            if width == 0:
+                kinds.append(step(next(seen).features(crops).float()))
+            else:
+                assert measured is not None
+                kinds.append(step(measured[:, start : start + width]))
+                start += width
+        return self.head(self.choice(torch.cat(kinds, dim=1)))
 
 
 class Ensemble(nn.Module):
@@ -118,7 +131,7 @@ def takes_measured(model: nn.Module) -> bool:
     """Whether a model takes measured features beside the crops."""
     if isinstance(model, Ensemble):
         return any(takes_measured(m) for m in model.members)
-    return isinstance(model, Hybrid) and len(model.steps) > len(model.bodies)
+    return isinstance(model, Hybrid) and any(model.kinds)
 
 
 def measured_of(about: Description) -> tuple[str, ...]:
@@ -139,10 +152,11 @@ def _from(about: Description, tensors: Mapping[str, torch.Tensor], where: str) -
         return Ensemble(members, str(about["rule"]), tensors["temperatures"], tensors["weights"])
     if about["kind"] == "hybrid":
         bodies = [_network(b, _below(tensors, f"bodies.{i}."), where) for i, b in enumerate(about["bodies"])]
-        count = len(bodies) + bool(about["handmade"])
-        steps = [Scaled(**_below(tensors, f"steps.{i}.")) for i in range(count)]
+        steps = [Scaled(**_below(tensors, f"steps.{i}.")) for i in range(len(about["kinds"]))]
         choice = Scaled(**_below(tensors, "choice."))
-        return Hybrid(bodies, steps, choice, heads.rebuild(str(about["head"]), _below(tensors, "head.")))
+        return Hybrid(
+            bodies, about["kinds"], steps, choice, heads.rebuild(str(about["head"]), _below(tensors, "head."))
+        )
     return _network(about, tensors, where)
 
 

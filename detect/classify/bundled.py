@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from detect.bundles.card import ClassifierGraph
 from detect.bundles.folder import Bundle
-from detect.classify.crops import crop, mask_out, resize
+from detect.classify.crops import crop, resize
 from detect.errors import BundleError
 from detect.images import preprocess
 from detect.runtime.base import FRAMEWORK, EngineSettings, open_graph
@@ -47,6 +47,7 @@ class BundleClassifier:
             raise BundleError("not a classifier", where=str(bundle.path), remedy="name a classifier bundle")
         self.settings: ClassifierGraph = bundle.card.classifier
         self.classes = ClassMap(bundle.card.classes)
+        self._name = bundle.card.name
         self._pixels = sees_pixels(bundle.card.architecture)
         self._run: Graph = graph or _graph(bundle, engine or EngineSettings())
 
@@ -62,12 +63,19 @@ class BundleClassifier:
         Args:
             outline: the cell's mask, RLE in field coordinates, where one is known.
         """
-        if self.settings.mask_out:
-            field = mask_out(field, box, outline)
-        return crop(field, box, self.settings.margin)
+        if self.settings.mask_out == "outline" and outline is None:
+            what = "the classifier wants cells on white, by their outline, and the detector draws none"
+            raise BundleError(
+                what, where=self._name, remedy="use a detector with masks, or a classifier without mask_out"
+            )
+        return crop(field, box, self.settings.margin, self.settings.mask_out, outline)
 
     def predict(self, crops: Sequence[CellCrop]) -> NDArray[np.float32]:
         """Calibrated probability of each type, float32 (n, types)."""
+        return softmax(self.scores(crops), self.settings.temperature) if crops else self.scores(crops)
+
+    def scores(self, crops: Sequence[CellCrop]) -> NDArray[np.float32]:
+        """Scores before temperature and softmax, float32 (n, types)."""
         if not crops:
             return np.zeros((0, len(self.classes)), np.float32)
         size = self.settings.image_size
@@ -78,7 +86,7 @@ class BundleClassifier:
 
             inputs.append(handmade.measure(self.settings.handmade, batch))
         scores = [self._run(*(v[i : i + BATCH] for v in inputs))[0] for i in range(0, len(batch), BATCH)]
-        return softmax(np.concatenate(scores), self.settings.temperature)
+        return np.concatenate(scores)
 
 
 def _graph(bundle: Bundle, engine: EngineSettings) -> Graph:

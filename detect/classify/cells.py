@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.classify.crops import crop, mask_out, resize
+from detect.classify.crops import MaskOut, crop, on_white, resize
 from detect.classify.settings import CropSettings
 from detect.data.typed import TypedCell
 from detect.errors import DataError
@@ -27,9 +28,10 @@ class Cells:
     """Typed cells, cut out wide.
 
     Attributes:
-        pictures: uint8 RGB, a square around each cell with room for every crop of it.
+        pictures: uint8 RGB, a part of its field around each cell with room for every crop of it.
         boxes: of each, xyxy in its picture: the true box first, then those that a detector gives.
         labels: int64 (n,), indices into `types`. groups, ids: of each.
+        mask_out: how crops are masked, see `crops.crop`; outlines are masked already.
     """
 
     types: tuple[str, ...]
@@ -38,14 +40,17 @@ class Cells:
     labels: NDArray[np.int64]
     groups: tuple[str, ...]
     ids: tuple[str, ...]
+    mask_out: MaskOut = "none"
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def crops(self, size: int, margin: float) -> NDArray[np.uint8]:
         """Every cell by its true box, as a bundle sees it: uint8 (n, size, size, 3)."""
-        found = [resize(crop(p, b[0], margin).pixels, size) for p, b in zip(self.pictures, self.boxes, strict=True)]
-        return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
+        found = np.empty((len(self), size, size, 3), np.uint8)
+        for i, (picture, boxes) in enumerate(zip(self.pictures, self.boxes, strict=True)):
+            found[i] = resize(crop(picture, boxes[0], margin, self.mask_out).pixels, size)
+        return found
 
     def drawn(self, i: int, size: int, margin: float, jitter: float, rng: np.random.Generator) -> NDArray[np.uint8]:
         """One cell by a box that is moved and scaled at random, half of the time one that a detector gave."""
@@ -54,7 +59,7 @@ class Cells:
         side = max(x1 - x0, y1 - y0)
         dx, dy, grow = rng.uniform(-jitter, jitter, 3) * side
         box = (x0 + dx - grow / 2, y0 + dy - grow / 2, x1 + dx + grow / 2, y1 + dy + grow / 2)
-        return resize(crop(self.pictures[i], box, margin).pixels, size)
+        return resize(crop(self.pictures[i], box, margin, self.mask_out).pixels, size)
 
 
 def keep(
@@ -83,18 +88,22 @@ def keep(
     pictures, boxes = [], []
     for cell, more in zip(cells, given, strict=True):
         field = ready(cell.path)
-        if settings.mask_out:
-            field = mask_out(field, cell.box, cell.outline)
+        if settings.mask_out == "outline":
+            if cell.outline is None:
+                what = f"mask_out: {cell.id} has no outline"
+                raise DataError(what, where=str(cell.path), remedy="use a set with masks, or mask_out: ellipse")
+            field = on_white(field, cell.outline)
         picture, moved = _wide(field, (cell.box, *more), settings.margin, jitter)
         pictures.append(picture)
         boxes.append(moved)
     labels = np.array([types.index(c.type) for c in cells], np.int64)
     names = tuple(c.group for c in cells), tuple(c.id for c in cells)
-    return Cells(tuple(types), tuple(pictures), tuple(boxes), labels, *names)
+    masked: MaskOut = "ellipse" if settings.mask_out == "ellipse" else "none"
+    return Cells(tuple(types), tuple(pictures), tuple(boxes), labels, *names, masked)
 
 
 def _wide(field: Image, boxes: Sequence[Box], margin: float, jitter: float) -> tuple[Image, tuple[Box, ...]]:
-    """A square that holds every crop of these boxes, and the boxes in it."""
+    """The part of a field that holds every crop of these boxes, and the boxes in it."""
     x0, y0, x1, y1 = (f(b[k] for b in boxes) for k, f in ((0, min), (1, min), (2, max), (3, max)))
     cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
     half = 0.0
@@ -102,11 +111,13 @@ def _wide(field: Image, boxes: Sequence[Box], margin: float, jitter: float) -> t
         side = max(a1 - a0, b1 - b0)
         reach = side * (1 + jitter) * (0.5 + margin) + side * jitter
         half = max(half, reach + max(abs((a0 + a1) / 2 - cx), abs((b0 + b1) / 2 - cy)))
-    side = max(1, round(2 * (half + _SLACK)))
-    # Whole pixels, so that a crop of the square has the same pixels as a crop of the field.
-    left, top = round(cx - side / 2), round(cy - side / 2)
-    square = (float(left), float(top), float(left + side), float(top + side))
-    return crop(field, square, 0.0).pixels, tuple((a - left, b - top, c - left, d - top) for a, b, c, d in boxes)
+    # Cut at whole pixels, and not beyond the field: a crop of the part has the same pixels as a crop of the field.
+    height, width = field.shape[:2]
+    left, top = max(0, math.floor(cx - half - _SLACK)), max(0, math.floor(cy - half - _SLACK))
+    left, top = min(left, width - 1), min(top, height - 1)
+    right, bottom = math.ceil(cx + half + _SLACK), math.ceil(cy + half + _SLACK)
+    part = np.ascontiguousarray(field[top : max(top + 1, bottom), left : max(left + 1, right)])
+    return part, tuple((a - left, b - top, c - left, d - top) for a, b, c, d in boxes)
 
 
 _LEAST_IOU = 0.5  # with the true box, for a detection to be of that cell

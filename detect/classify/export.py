@@ -150,13 +150,12 @@ def _pool(inside: int, outside: int) -> NDArray[np.float32]:
 def raw_scores(
     classifier: BundleClassifier, cells: Sequence[TypedCell]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scores at temperature 1, as log-probabilities, float64 (n, types); and the true types, int64 (n,)."""
+    """Scores before the temperature, float64 (n, types); and the true types, int64 (n,)."""
     unknown = sorted({c.type for c in cells} - set(classifier.classes.names))
     if unknown:
         raise DataError(f"cells of types that the bundle does not know: {unknown}", remedy="use the bundle's own split")
     crops = [classifier.cut(classifier.ready(decode.read(c.path)), c.box, c.outline) for c in cells]
-    heat = classifier.settings.temperature
-    scores = np.log(np.maximum(classifier.predict(crops).astype(np.float64), 1e-12)) * heat
+    scores = classifier.scores(crops).astype(np.float64)
     return scores, np.array([classifier.classes.index(c.type) for c in cells], np.int64)
 
 

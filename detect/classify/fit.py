@@ -3,7 +3,8 @@
 A folder of a fitted model
   weights.safetensors   every number of it
   architecture.yaml     how to build it again, see `answerers`
-  fitted.yaml           epochs, and whether dev was still getting better
+  settings.yaml         the recipe
+  fitted.yaml           epochs, seconds, and whether dev was still getting better; there once all is done
   log.csv, checkpoint.pt, best.safetensors   of a network, see `learn`
   features-*/  members/*/   the same of its parts
 """
@@ -11,6 +12,7 @@ A folder of a fitted model
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from torch import nn
 
 from detect import assets
 from detect.bundles.card import WEIGHTS
+from detect.bundles.folder import open_bundle
 from detect.classify import answerers, heads, networks
 from detect.classify.answerers import Ensemble, Hybrid, Scaled, measured_of, takes_measured
 from detect.classify.bundled import softmax
@@ -42,9 +45,12 @@ from detect.classify.settings import (
     load_recipe,
 )
 from detect.config import load_yaml
+from detect.data import augment
 from detect.data.typed import TypedCell
+from detect.detectors.train import keep_settings
 from detect.errors import ConfigError
 from detect.evaluate.classification import temperature
+from detect.images import preprocess
 
 ARCHITECTURE, FITTED = "architecture.yaml", "fitted.yaml"
 _CROP = tuple(CropSettings.model_fields)
@@ -74,7 +80,7 @@ class Task:
 
     def part(self, name: str, whole: CropSettings, other: Path) -> tuple[Recipe, Task, Path]:
         """The recipe of a part, the task for it and its folder: a row's own, or else `other`."""
-        recipe, where = _part(name, whole, self.rows)
+        recipe, where = _part(name, whole, self.rows, self.where)
         folder = self.home / name if self.home is not None and name in self.rows else other
         return recipe, replace(self, where=where), folder
 
@@ -89,8 +95,9 @@ class Fitted:
 
 
 def fit(recipe: Recipe, task: Task, out: Path) -> Fitted:
-    """Fit a recipe, or take it from its folder where it is finished."""
+    """Fit a recipe, or take it from its folder where it is finished; ConfigError where another recipe lies there."""
     out.mkdir(parents=True, exist_ok=True)
+    keep_settings(recipe, out, task.where)
     if (out / FITTED).is_file():
         told = load_yaml(out / ARCHITECTURE)
         return Fitted(answerers.rebuild(told, out / WEIGHTS), told, load_yaml(out / FITTED))
@@ -106,48 +113,93 @@ def fit(recipe: Recipe, task: Task, out: Path) -> Fitted:
     return made
 
 
-def check(recipe: Recipe, where: str, rows: Mapping[str, Recipe] | None = None) -> None:
-    """ConfigError where a name of the recipe is not known, before anything is read.
+def check(
+    recipe: Recipe, where: str, rows: Mapping[str, Recipe] | None = None, above: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """ConfigError where a recipe cannot be fitted, as far as that is known before anything is read.
 
     Args:
-        rows: recipes that a part may name, before a file of that name is looked for.
+        rows: recipes that a part may name, before a file of that name is looked for. above: names of what this is a
+            part of.
+
+    Returns:
+        The measured features that it takes.
     """
     rows = rows or {}
+    preprocess.check(recipe.preprocess, where)
     if isinstance(recipe, ClassifierSettings):
         networks.check(recipe.network, recipe.image_size, where)
-    elif isinstance(recipe, HybridSettings):
-        if recipe.head.name not in heads.HEADS:
-            known = ", ".join(heads.HEADS)
-            raise ConfigError(f"head: no '{recipe.head.name}'", where=where, remedy=f"one of: {known}")
-        for kind in recipe.features:
-            if isinstance(kind, HandMade):
-                from detect.classify import handmade
-
-                handmade.check(kind.handmade, where)
-            elif kind.frozen:
-                networks.check(kind.network, recipe.image_size, where)
-            else:
-                check(*_part(kind.network, recipe, rows), rows)
-    else:
-        for name in recipe.members:
-            check(*_part(name, recipe, rows), rows)
+        augment.build(recipe.augment, where)
+        _check_files(recipe.pretrained, recipe.detected_by, where)
+        return ()
+    parts = recipe.members if isinstance(recipe, EnsembleSettings) else networks_of(recipe)
+    measured = {_check_part(name, recipe, where, rows, above) for name in parts} - {()}
+    if isinstance(recipe, EnsembleSettings):
+        if len(measured) > 1:
+            told = "; ".join(", ".join(m) for m in sorted(measured))
+            what = f"members measure different features: {told}"
+            raise ConfigError(what, where=where, remedy="let those that measure name the same, in the same order")
+        return next(iter(measured), ())
+    return _check_hybrid(recipe, where)
 
 
-def _part(name: str, whole: CropSettings, rows: Mapping[str, Recipe]) -> tuple[Recipe, str]:
+def networks_of(recipe: HybridSettings) -> list[str]:
+    """The parts of a hybrid that are trained."""
+    return [k.network for k in recipe.features if isinstance(k, DeepFeatures) and not k.frozen]
+
+
+def _check_part(
+    name: str, whole: HybridSettings | EnsembleSettings, where: str, rows: Mapping[str, Recipe], above: tuple[str, ...]
+) -> tuple[str, ...]:
+    if name in above:
+        what = f"{name} is a part of itself, by way of {' and '.join(above)}"
+        raise ConfigError(what, where=where, remedy="name a network or a file that does not come back to it")
+    part, place = _part(name, whole, rows, where)
+    if isinstance(whole, HybridSettings) and not isinstance(part, ClassifierSettings):
+        raise ConfigError(f"features: {name} is no network", where=where, remedy="name the configuration of one")
+    if isinstance(part, ClassifierSettings) and part.stages:
+        what = f"{name} is trained in stages"
+        raise ConfigError(what, where=place, remedy="train it first, and give its weights as pretrained")
+    return check(part, place, rows, (*above, name))
+
+
+def _check_hybrid(recipe: HybridSettings, where: str) -> tuple[str, ...]:
+    heads.made(recipe.head.name, recipe.head.args, recipe.seed, where)
+    _check_files(False, recipe.detected_by, where)
+    names: list[str] = []
+    for kind in recipe.features:
+        if isinstance(kind, HandMade):
+            from detect.classify import handmade
+
+            handmade.check(kind.handmade, where)
+            names += kind.handmade
+        elif kind.frozen:
+            networks.check(kind.network, recipe.image_size, where)
+            _check_files(kind.pretrained, None, where)
+    if len(set(names)) != len(names):
+        raise ConfigError("features: a measured feature is named twice", where=where, remedy="name each once")
+    return tuple(names)
+
+
+def _check_files(pretrained: bool | str, detected_by: str | None, where: str) -> None:
+    if isinstance(pretrained, str) and not Path(pretrained).is_file():
+        raise ConfigError(f"pretrained: no file '{pretrained}'", where=where, remedy="give a path, true or false")
+    if detected_by is not None:
+        open_bundle(detected_by, "detector")
+
+
+def _part(name: str, whole: CropSettings, rows: Mapping[str, Recipe], where: str) -> tuple[Recipe, str]:
     """The recipe of a part, which sees the same crops as the whole, and where it stands."""
     if name in rows:
-        part, where = rows[name], f"rows.{name}"
+        part = rows[name]
         differs = [key for key in _CROP if getattr(part, key) != getattr(whole, key)]
         if differs:
             what = f"{name} and what it is a part of differ in {', '.join(differs)}"
             raise ConfigError(what, where=where, remedy="a row that is a part of another sees the same crops")
-        return part, where
+        return part, f"{where}, {name}"
     path = assets.find(name, "configs/classifiers", ".yaml")
-    part = load_recipe(path)
-    if isinstance(part, ClassifierSettings) and part.stages:
-        what = f"{name} is trained in stages"
-        raise ConfigError(what, where=str(path), remedy="train it first, and give its weights as pretrained")
-    return part.model_copy(update={key: getattr(whole, key) for key in _CROP}), str(path)
+    given = {key: getattr(whole, key) for key in _CROP}
+    return load_recipe(path).model_copy(update=given | {"seed": getattr(whole, "seed", 1)}), str(path)
 
 
 def _network(settings: ClassifierSettings, task: Task, out: Path) -> Fitted:
@@ -158,6 +210,7 @@ def _network(settings: ClassifierSettings, task: Task, out: Path) -> Fitted:
     found = learn(settings, task.where, cells, dev, out, resume=begun, device=task.device, progress=task.progress)
     about = {
         "epochs": found.epochs,
+        "seconds": round(found.seconds, 1),
         "best_epoch": found.best_epoch,
         "still_rising": found.rising,
         "precision": found.precision,
@@ -178,32 +231,40 @@ def _description(settings: ClassifierSettings, types: int) -> dict[str, Any]:
 
 
 def _hybrid(settings: HybridSettings, task: Task, out: Path) -> Fitted:
-    bodies, told, parts = [], [], []
-    for number, kind in enumerate(k for k in settings.features if isinstance(k, DeepFeatures)):
+    started = time.monotonic()
+    cells = keep(task.cells, task.types, settings, jitter=settings.jitter, detected_by=settings.detected_by)
+    crops, labels = _views(cells, settings)
+    bodies: list[networks.Classifier] = []
+    told: list[dict[str, Any]] = []
+    parts: list[Mapping[str, Any]] = []
+    kinds: list[tuple[NDArray[np.float32], bool]] = []
+    names: list[str] = []
+    for number, kind in enumerate(settings.features):
+        if isinstance(kind, HandMade):
+            from detect.classify import handmade
+
+            kinds.append((handmade.measure(kind.handmade, crops), True))
+            names += kind.handmade
+            continue
         body, description, about = _body(kind, settings, task, out / f"features-{number}")
         bodies.append(body)
         told.append(description)
         parts.append(about)
-    names = tuple(n for k in settings.features if isinstance(k, HandMade) for n in k.handmade)
-    cells = keep(task.cells, task.types, settings, jitter=settings.jitter)
-    crops, labels = _views(cells, settings)
-    kinds = [deep(body, crops, task.features) for body in bodies]
-    if names:
-        from detect.classify import handmade
-
-        kinds.append(handmade.measure(names, crops))
-    steps, fused = _fuse(kinds, settings)
-    choice, chosen = _choose(fused, labels, settings)
-    head = heads.fit(settings.head.name, settings.head.args, chosen, labels, settings.seed)
-    description = {"kind": "hybrid", "bodies": told, "handmade": list(names), "head": settings.head.name}
+        kinds.append((deep(body, crops, task.features), False))
+    steps, fused = _fuse([k for k, _ in kinds], settings)
+    choice, chosen = _choose(fused, labels, settings, task.where)
+    head = heads.fit(settings.head.name, settings.head.args, chosen, labels, settings.seed, task.where)
+    widths = [int(k.shape[1]) if measured else 0 for k, measured in kinds]
+    description = {"kind": "hybrid", "bodies": told, "kinds": widths, "handmade": names, "head": settings.head.name}
     about = {
         "epochs": max((int(p.get("epochs", 0)) for p in parts), default=0),
+        "seconds": round(max(time.monotonic() - started, sum(float(p.get("seconds", 0)) for p in parts)), 1),
         "still_rising": any(bool(p.get("still_rising")) for p in parts),
         "precision": parts[0].get("precision", "fp32") if parts else "fp32",
-        "features": [int(k.shape[1]) for k in kinds],
+        "features": [int(k.shape[1]) for k, _ in kinds],
         "kept": int(chosen.shape[1]),
     }
-    return Fitted(Hybrid(bodies, steps, choice, head).eval(), description, about)
+    return Fitted(Hybrid(bodies, widths, steps, choice, head).eval(), description, about)
 
 
 def _body(
@@ -218,8 +279,6 @@ def _body(
         )
         return body.eval(), _description(settings, len(task.types)), {}
     part, own, folder = task.part(kind.network, whole, out)
-    if not isinstance(part, ClassifierSettings):
-        raise ConfigError(f"features: {kind.network} is no network", where=task.where, remedy="name a network's")
     made = fit(part, own, folder)
     assert isinstance(made.model, networks.Classifier)
     return made.model, dict(made.told), made.about
@@ -229,12 +288,13 @@ def _views(cells: Cells, settings: HybridSettings) -> tuple[NDArray[np.uint8], N
     """Every cell by its true box, then turned, mirrored and moved: uint8 (views x n, s, s, 3), int64 (views x n,)."""
     rng = np.random.default_rng(settings.seed)
     size, margin = settings.image_size, settings.margin
-    seen = [cells.crops(size, margin)]
-    for _ in range(settings.views - 1):
-        moved = [cells.drawn(i, size, margin, settings.jitter, rng) for i in range(len(cells))]
-        turned = [np.rot90(m, int(rng.integers(4))) for m in moved]
-        seen.append(np.stack([t[:, ::-1] if rng.random() < 0.5 else t for t in turned]))
-    return np.ascontiguousarray(np.concatenate(seen)), np.tile(cells.labels, settings.views)
+    n = len(cells)
+    seen = np.empty((settings.views * n, size, size, 3), np.uint8)
+    seen[:n] = cells.crops(size, margin)
+    for row in range(n, len(seen)):
+        turned = np.rot90(cells.drawn(row % n, size, margin, settings.jitter, rng), int(rng.integers(4)))
+        seen[row] = turned[:, ::-1] if rng.random() < 0.5 else turned
+    return seen, np.tile(cells.labels, settings.views)
 
 
 def deep(body: networks.Classifier, crops: NDArray[np.uint8], kept: Path) -> NDArray[np.float32]:
@@ -243,7 +303,8 @@ def deep(body: networks.Classifier, crops: NDArray[np.uint8], kept: Path) -> NDA
     for name, value in sorted(state_of(body).items()):
         if not name.startswith("head."):
             total.update(name.encode() + value.numpy().tobytes())
-    total.update(str(crops.shape).encode() + crops.tobytes())
+    total.update(str(crops.shape).encode())
+    total.update(np.ascontiguousarray(crops).data)
     path = kept / f"{total.hexdigest()}.npy"
     if path.is_file():
         return np.asarray(np.load(path, allow_pickle=False), np.float32)
@@ -262,23 +323,21 @@ def _fuse(kinds: Sequence[NDArray[np.float32]], settings: HybridSettings) -> tup
     """Each kind scaled, and turned where kinds are fused by agreement; and all side by side."""
     scales = [(k.mean(axis=0), np.where(k.std(axis=0) > 1e-6, k.std(axis=0), 1.0)) for k in kinds]
     scaled = [((k - m) / s).astype(np.float32) for k, (m, s) in zip(kinds, scales, strict=True)]
-    turns = [np.eye(k.shape[1]) for k in kinds]
-    if settings.fuse == "cca":
-        turns = list(agree(scaled[0], scaled[1], settings.cca_directions))
+    if settings.fuse == "concatenate":
+        return [Scaled(_tensor(m), _tensor(s)) for m, s in scales], np.concatenate(scaled, axis=1)
+    turns = agree(scaled[0], scaled[1], settings.cca_directions)
     steps = [Scaled(_tensor(m), _tensor(s), _tensor(t)) for (m, s), t in zip(scales, turns, strict=True)]
     return steps, np.concatenate([k @ t for k, t in zip(scaled, turns, strict=True)], axis=1).astype(np.float32)
 
 
 def _choose(
-    fused: NDArray[np.float32], labels: NDArray[np.int64], settings: HybridSettings
+    fused: NDArray[np.float32], labels: NDArray[np.int64], settings: HybridSettings, where: str
 ) -> tuple[Scaled, NDArray[np.float32]]:
     width = fused.shape[1]
-    mean = np.zeros(width)
-    turn = np.eye(width)
-    if settings.select is not None:
-        mean, turn = fused.mean(axis=0), select(settings.select, fused, labels, settings.seed)
-    chosen = ((fused - mean) @ turn).astype(np.float32)
-    return Scaled(_tensor(mean), torch.ones(width), _tensor(turn)), chosen
+    if settings.select is None:
+        return Scaled(torch.zeros(width), torch.ones(width)), fused
+    mean, turn = fused.mean(axis=0), select(settings.select, fused, labels, settings.seed, where)
+    return Scaled(_tensor(mean), torch.ones(width), _tensor(turn)), ((fused - mean) @ turn).astype(np.float32)
 
 
 def _tensor(values: Any) -> torch.Tensor:
@@ -292,18 +351,15 @@ def _ensemble(settings: EnsembleSettings, task: Task, out: Path) -> Fitted:
         task.part(name, settings, out / "members" / f"{i}-{Path(name).stem}") for i, name in enumerate(settings.members)
     ]
     made = [fit(*part) for part in parts]
-    measured = {measured_of(m.told) for m in made} - {()}
-    if len(measured) > 1:
-        what = "members measure different features"
-        raise ConfigError(what, where=task.where, remedy="let those that measure name the same, in the same order")
     dev = keep(task.dev, task.types, settings)
     told = [answers_of(m.model, m.told, dev, settings.image_size, settings.margin) for m in made]
     heat = [temperature(t, dev.labels) for t in told]
     shares = np.stack([softmax(t, h).astype(np.float64) for t, h in zip(told, heat, strict=True)], axis=1)
-    weights = _weights(settings.rule, shares, dev.labels, settings.seed)
+    weights = _weights(settings.rule, shares, dev.labels, settings.seed, task.where)
     model = Ensemble([m.model for m in made], settings.rule, _tensor(heat), _tensor(weights)).eval()
     about = {
         "epochs": max(int(m.about.get("epochs", 0)) for m in made),
+        "seconds": round(sum(float(m.about.get("seconds", 0)) for m in made), 1),
         "still_rising": any(bool(m.about.get("still_rising")) for m in made),
         "precision": str(made[0].about.get("precision", "fp32")),
         "temperatures": [float(h) for h in heat],
@@ -312,7 +368,9 @@ def _ensemble(settings: EnsembleSettings, task: Task, out: Path) -> Fitted:
     return Fitted(model, {"kind": "ensemble", "rule": settings.rule, "members": [dict(m.told) for m in made]}, about)
 
 
-def _weights(rule: str, told: NDArray[np.float64], truth: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+def _weights(
+    rule: str, told: NDArray[np.float64], truth: NDArray[np.int64], seed: int, where: str
+) -> NDArray[np.float64]:
     """What `answerers.combine` weighs members by. told: probabilities on dev, (n, members, types)."""
     n, members, types = told.shape
     if rule == "weighted":
@@ -324,7 +382,8 @@ def _weights(rule: str, told: NDArray[np.float64], truth: NDArray[np.int64], see
     flat = np.log(np.maximum(told, 1e-6)).reshape(n, -1)
     found = LogisticRegression(C=0.05, max_iter=5000, random_state=seed).fit(flat, truth)
     if len(found.classes_) < types:
-        raise ConfigError("dev lacks a type, so nothing can be stacked", remedy="draw a larger dev, or take weighted")
+        what = "dev lacks a type, so nothing can be stacked"
+        raise ConfigError(what, where=where, remedy="draw a larger dev, or take weighted")
     rows = np.concatenate([found.coef_, found.intercept_[:, None]], axis=1)
     return np.asarray(np.concatenate([-rows / 2, rows / 2]) if len(rows) == 1 else rows)
 

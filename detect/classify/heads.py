@@ -30,6 +30,7 @@ from detect.errors import ConfigError
 
 Tensors = Mapping[str, torch.Tensor]
 _LEAST = 1e-6  # probability that 0 is taken for in a logarithm
+_ALIKE = 0.995  # least share of answers that a module has in common with what was fitted; ties may fall either way
 
 
 def _float(values: Any) -> torch.Tensor:
@@ -302,25 +303,45 @@ HEADS: dict[str, Head] = {
 }
 
 
-def fit(name: str, args: Mapping[str, Any], x: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> nn.Module:
+def made(name: str, args: Mapping[str, Any], seed: int, where: str = "") -> Any:
+    """What scikit-learn fits; ConfigError where there is no such head, or it takes no such argument."""
+    if name not in HEADS:
+        raise ConfigError(f"head: no '{name}'", where=where, remedy=f"one of: {', '.join(HEADS)}")
+    seeded = {"random_state": seed} if HEADS[name].seeded else {}
+    try:
+        return HEADS[name].make(**seeded | dict(args))
+    except TypeError as error:
+        raise ConfigError(f"head {name}: {error}", where=where, remedy="see the arguments of scikit-learn") from error
+
+
+def fit(
+    name: str, args: Mapping[str, Any], x: NDArray[np.float32], y: NDArray[np.int64], seed: int, where: str = ""
+) -> nn.Module:
     """A fitted head, as a module.
 
     Args:
         x: features, float32 (n, f). y: types from 0 on, each at least once.
 
     Raises:
-        ConfigError: no such head, or it takes no such argument.
+        ConfigError: as `made`; or an argument asks for what the module does not compute.
     """
-    if name not in HEADS:
-        raise ConfigError(f"head: no '{name}'", remedy=f"one of: {', '.join(HEADS)}")
-    row = HEADS[name]
-    seeded = {"random_state": seed} if row.seeded else {}
+    if len(np.unique(y)) != y.max() + 1:
+        raise ConfigError(
+            "a type has no cell to learn from", where=where, remedy="use a split with every type in train"
+        )
+    head = made(name, args, seed, where)
     try:
-        made = row.make(**seeded | dict(args))
-        made.fit(x, y)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"head {name}: {error}", remedy="see the arguments of scikit-learn") from error
-    return row.module(**row.tensors(made)).eval()
+        head.fit(x, y)
+        module = HEADS[name].module(**HEADS[name].tensors(head)).eval()
+        told = module(torch.from_numpy(x)).detach().numpy().argmax(axis=1)
+        theirs = head.predict(x) if hasattr(head, "predict") else told
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"head {name}: {error}", where=where, remedy="see the arguments of scikit-learn") from error
+    alike = float((told == theirs).mean())
+    if alike < _ALIKE:
+        what = f"head {name}: with {dict(args)} its module gives {alike:.1%} of scikit-learn's answers"
+        raise ConfigError(what, where=where, remedy="leave out the argument that changes how it computes")
+    return module
 
 
 def rebuild(name: str, tensors: Tensors) -> nn.Module:

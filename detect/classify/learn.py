@@ -9,6 +9,7 @@ RUN/
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,14 @@ class Learnt:
     Attributes:
         epochs: that were run. best_epoch: whose weights these are.
         rising: dev was still getting better at the end, so that the figures say little of the network.
+        seconds: of training, those before a resumption included.
     """
 
     model: Classifier
     epochs: int
     best_epoch: int
     rising: bool
+    seconds: float
     precision: str
     device: str
 
@@ -114,6 +117,7 @@ class _Run:
         self.seen = None if dev is None else torch.from_numpy(dev.crops(settings.image_size, settings.margin))
         self.rows: list[dict[str, float]] = []
         self.best, self.best_epoch = (-1.0, -np.inf), 0
+        self.before, self.started = 0.0, time.monotonic()
 
     def _learning(self) -> list[torch.nn.Parameter]:
         if self.settings.features == "frozen":
@@ -210,6 +214,7 @@ class _Run:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rows": self.rows,
+            "seconds": self._seconds(),
             "best": list(self.best),
             "best_epoch": self.best_epoch,
         }
@@ -227,9 +232,12 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.rows = state["rows"]
+        self.rows, self.before = state["rows"], state["seconds"]
         self.best, self.best_epoch = (state["best"][0], state["best"][1]), state["best_epoch"]
         return int(state["epochs"])
+
+    def _seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
 
     def stopped(self, epochs: int) -> bool:
         """Whether dev has not got better for as long as the configuration waits."""
@@ -245,7 +253,7 @@ class _Run:
         stopped = self.stopped(epochs)
         rising = not stopped and still_rises([r["dev macro F1"] for r in self.rows if "dev macro F1" in r])
         model = self.model.cpu().eval()
-        return Learnt(model, epochs, best, rising, self.precision, str(self.device))
+        return Learnt(model, epochs, best, rising, self._seconds(), self.precision, str(self.device))
 
 
 def still_rises(scores: list[float]) -> bool:

@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from detect.classify.settings import ZooSettings
 from detect.data.cards import load_card
 from detect.data.folds import Unit, holdout, kfold
 from detect.data.typed import TypedCell, load_typed
-from detect.errors import DataError
+from detect.errors import DataError, StoreError
 from detect.formats.tally import Tally
 
 
@@ -50,10 +51,7 @@ def cells_of_table(settings: ZooSettings, tally: Tally) -> tuple[list[TypedCell]
     if len(groups) - len(rare) < 2:
         what = f"{len(groups) - len(rare)} types with {settings.min_groups} groups or more"
         raise DataError(what, where=", ".join(settings.data), remedy="name more sets, or lower min_groups")
-    cells = [c for c in found if c.type not in rare]
-    if settings.leak:
-        cells = [replace(c, group=c.id) for c in cells]
-    return cells, rare
+    return [c for c in found if c.type not in rare], rare
 
 
 def _read_groups(path: Path) -> dict[str, str]:
@@ -62,21 +60,32 @@ def _read_groups(path: Path) -> dict[str, str]:
     except OSError as error:
         what = f"cannot be read: {error.strerror}"
         raise DataError(what, where=str(path), remedy="run 'smear data audit'") from error
-    if not rows or not {"field", "group"} <= set(rows[0]):
-        raise DataError("expected columns 'field' and 'group'", where=f"{path}:1", remedy="take an audit's groups.csv")
-    return {row["field"]: row["group"] for row in rows}
+    if not rows or not {"set", "field", "group"} <= set(rows[0]):
+        raise DataError(
+            "expected columns 'set', 'field' and 'group'", where=f"{path}:1", remedy="take an audit's groups.csv"
+        )
+    return {f"{row['set']}/{row['field']}": row["group"] for row in rows}
 
 
 def legs_of(settings: ZooSettings, cells: Sequence[TypedCell]) -> list[Leg]:
-    """The splits of a protocol. Groups stay whole, types in balance; dev is drawn from what is learnt from."""
+    """The splits of a protocol. Groups stay whole, types in balance; dev is drawn from what is learnt from.
+
+    Raises:
+        DataError: a leg would have no cell of some type to learn from.
+    """
     here = {c.id: c for c in cells}
     if settings.protocol == "sources":
         sources = sorted({c.source for c in cells})
         if len(sources) < 2:
             raise DataError(f"one source only: {sources[0]}", remedy="name sets of several labs")
         parts = {name: [c for c in cells if c.source == name] for name in sources}
-        return [_leg(settings, name, name, here, held) for name, held in parts.items()]
-    members = [_unit(c) for c in cells]
+        legs = [_leg(settings, name, name, here, held) for name, held in parts.items()]
+        if len({leg.name for leg in legs}) < len(legs):
+            raise DataError(
+                f"sources whose names differ in '/' and '-' only: {', '.join(sources)}", remedy="rename one"
+            )
+        return legs
+    members = [_unit(c, settings) for c in cells]
     if settings.protocol == "holdout":
         split = holdout("zoo", members, 0.0, settings.test, settings.seed)
         return [_leg(settings, "holdout", "", here, [here[r.field] for r in split.rows if r.part == "test"])]
@@ -90,24 +99,27 @@ def legs_of(settings: ZooSettings, cells: Sequence[TypedCell]) -> list[Leg]:
         whole = _leg(settings, "", "", here, held)
         for share in settings.shares:
             kept = _share(whole.train, share, settings.seed + number)
-            n = len({c.group for c in kept})
             kind = f"{share:.1%} of groups"
-            out.append(replace(whole, name=f"fold{number}-{n}-groups", kind=kind, train=kept))
+            out.append(replace(whole, name=f"fold{number}, {kind}", kind=kind, train=kept))
     return out
 
 
-def _unit(cell: TypedCell) -> Unit:
-    return Unit(cell.id, cell.path, cell.group, cell.type, cell.source)
+def _unit(cell: TypedCell, settings: ZooSettings) -> Unit:
+    return Unit(cell.id, cell.path, cell.id if settings.leak else cell.group, cell.type, cell.source)
 
 
 def _leg(settings: ZooSettings, name: str, kind: str, here: Mapping[str, TypedCell], held: Sequence[TypedCell]) -> Leg:
     out = {c.id for c in held}
-    groups = {c.group for c in held}
     # A source that is held out may share copies with another: these are nowhere.
-    rest = [c for c in here.values() if c.id not in out and c.group not in groups]
-    split = holdout("zoo", [_unit(c) for c in rest], settings.dev, 0.0, settings.seed)
+    copies = set() if settings.leak else {c.group for c in held}
+    rest = [c for c in here.values() if c.id not in out and c.group not in copies]
+    split = holdout("zoo", [_unit(c, settings) for c in rest], settings.dev, 0.0, settings.seed)
     parts = {p: tuple(here[r.field] for r in split.rows if r.part == p) for p in ("train", "dev")}
-    return Leg(name.replace("/", "-").replace(" ", "-"), kind, parts["train"], parts["dev"], tuple(held))
+    unseen = sorted({c.type for c in here.values()} - {c.type for c in parts["train"]})
+    if unseen:
+        what = f"without {name or 'a part'} nothing is left to learn {', '.join(unseen)} from"
+        raise DataError(what, remedy="raise min_groups, so that rare types are left out, or name more sets")
+    return Leg(name.replace("/", "-"), kind, parts["train"], parts["dev"], tuple(held))
 
 
 def _share(cells: Sequence[TypedCell], share: float, seed: int) -> tuple[TypedCell, ...]:
@@ -126,7 +138,11 @@ def _share(cells: Sequence[TypedCell], share: float, seed: int) -> tuple[TypedCe
 
 def write_cells(cells: Sequence[TypedCell], legs: Sequence[Leg], path: Path) -> None:
     parts = {leg.name: {c.id: p for p in ("train", "dev", "test") for c in getattr(leg, p)} for leg in legs}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(["cell", "type", "source", "group", *parts])
-        out.writerows([c.id, c.type, c.source, c.group, *(p.get(c.id, "") for p in parts.values())] for c in cells)
+    file = StringIO()
+    out = csv.writer(file, lineterminator="\n")
+    out.writerow(["cell", "type", "source", "group", *parts])
+    out.writerows([c.id, c.type, c.source, c.group, *(p.get(c.id, "") for p in parts.values())] for c in cells)
+    if path.is_file() and path.read_text("utf-8") != file.getvalue():
+        what = "these are not the cells, groups or parts that the table was begun with"
+        raise StoreError(what, where=str(path), remedy="begin the table in another folder")
+    path.write_text(file.getvalue(), "utf-8")

@@ -35,17 +35,18 @@ def loss_of(settings: ClassifierSettings, labels: NDArray[np.int64], types: int)
     return loss
 
 
+_SMOOTH = 1e-6
+
+
 def focal(scores: torch.Tensor, target: torch.Tensor, gamma: float, weight: torch.Tensor) -> torch.Tensor:
     """Focal loss (Lin et al., Focal Loss for Dense Object Detection, 2017), weighted mean over cells.
 
     Cross-entropy where gamma is 0.
     """
     told = functional.log_softmax(scores.float(), dim=1)
-    each = -(target * weight * (1 - told.exp()) ** gamma * told).sum(dim=1)
+    doubt = (1 - told.exp()).clamp(min=_SMOOTH) ** gamma  # its slope at 0 is infinite where gamma is below 1
+    each = -(target * weight * doubt * told).sum(dim=1)
     return each.sum() / (target * weight).sum()
-
-
-_SMOOTH = 1e-6
 
 
 def tversky(scores: torch.Tensor, target: torch.Tensor, alpha: float, weight: torch.Tensor) -> torch.Tensor:

@@ -11,23 +11,23 @@ from detect.errors import ConfigError
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 _BINS = 10
+_VARIANCE = 0.99
 
 
-def select(how: Selection, x: Floats, y: NDArray[np.int64], seed: int) -> Doubles:
+def select(how: Selection, x: Floats, y: NDArray[np.int64], seed: int, where: str = "") -> Doubles:
     """What features are multiplied by, float64 (features, kept), after their mean is taken off.
 
     A selection is a matrix of zeros and ones, so that all ways are run alike.
     """
     if how.keep > x.shape[1]:
         what = f"select.keep: {how.keep} of {x.shape[1]} features"
-        raise ConfigError(what, remedy="keep fewer")
+        raise ConfigError(what, where=where, remedy="keep fewer")
     if how.by == "pca":
         from sklearn.decomposition import PCA
 
         if how.keep > min(x.shape):
-            raise ConfigError(
-                f"select.keep: {x.shape[0]} cells have no {how.keep} directions", remedy=f"keep {min(x.shape)} or fewer"
-            )
+            what = f"select.keep: {x.shape[0]} cells have no {how.keep} directions"
+            raise ConfigError(what, where=where, remedy=f"keep {min(x.shape)} or fewer")
         return np.asarray(PCA(how.keep, random_state=seed).fit(x).components_.T, np.float64)
     chosen = mrmr(x, y, how.keep, seed) if how.by == "mrmr" else np.argsort(-scores(how.by, x, y, seed), kind="stable")
     return np.eye(x.shape[1])[:, chosen[: how.keep]]
@@ -84,9 +84,18 @@ def mrmr(x: Floats, y: NDArray[np.int64], keep: int, seed: int) -> NDArray[np.in
 
 def agree(a: Floats, b: Floats, directions: int) -> tuple[Doubles, Doubles]:
     """Matrices that turn two kinds of features, each scaled, to the directions in which they agree most: canonical
-    correlation, whose projections of both are then put side by side (Haghighat et al., 2016)."""
-    from sklearn.cross_decomposition import CCA
+    correlation, whose projections of both are then put side by side (Haghighat et al., 2016).
 
-    most = min(directions, a.shape[1], b.shape[1], len(a) - 1)
-    found = CCA(most, scale=False, max_iter=2000).fit(a, b)
-    return np.asarray(found.x_rotations_, np.float64), np.asarray(found.y_rotations_, np.float64)
+    Of each kind only the directions that hold 99 % of its variance take part: in the others, which are noise, two kinds
+    of many features agree in everything.
+    """
+    from sklearn.cross_decomposition import CCA
+    from sklearn.decomposition import PCA
+
+    left, right = (PCA(_VARIANCE, svd_solver="full").fit(k) for k in (a, b))
+    x, y = left.transform(a), right.transform(b)
+    most = min(directions, x.shape[1], y.shape[1], len(a) - 1)
+    found = CCA(most, scale=False, max_iter=2000).fit(x, y)
+    turns = ((left, found.x_rotations_), (right, found.y_rotations_))
+    first, second = (np.asarray(p.components_.T @ r, np.float64) for p, r in turns)
+    return first, second

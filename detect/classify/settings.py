@@ -34,7 +34,8 @@ class CropSettings(Settings):
 
     Attributes:
         image_size: pixels a side of the model's input. margin: context around the box, fraction of its longer side.
-        mask_out: what lies outside the cell's outline (of a cell without one: outside the ellipse in its box) is white.
+        mask_out: what lies outside the ellipse that fills its box, or outside its outline, is white. An outline has to
+            be drawn for every cell that is learnt, and by the detector that the bundle will follow.
         preprocess: done to every field before cells are cut out of it, in training and by the bundle.
         routed_from: detector classes whose cells the bundle will be given.
         min_accuracy: on dev, the least share of answered cells that is right; it sets the bundle's min_probability.
@@ -42,7 +43,7 @@ class CropSettings(Settings):
 
     image_size: int = Key(96, ge=16)
     margin: float = Key(0.15, ge=0, le=1)
-    mask_out: bool = False
+    mask_out: Literal["none", "ellipse", "outline"] = "none"
     preprocess: tuple[Step, ...] = ()
     routed_from: tuple[str, ...] = ("WBC",)
     min_accuracy: float = Key(0.95, gt=0, le=1)
@@ -110,6 +111,12 @@ class DeepFeatures(Settings):
     pretrained: bool | str = False
     frozen: bool = False
 
+    @model_validator(mode="after")
+    def _starts_where_it_is_taken_from(self) -> DeepFeatures:
+        if self.pretrained is not False and not self.frozen:
+            raise ValueError("pretrained: of a network that is trained, its own configuration says so")
+        return self
+
 
 class HandMade(Settings):
     """Features that are measured, by the names of `classify.handmade.FEATURES`."""
@@ -143,8 +150,10 @@ class HybridSettings(CropSettings):
 
     Attributes:
         features: concatenated in this order, each scaled to mean 0 and spread 1 over the cells it was learnt from.
+            Networks among them are trained with the seed and the crops of the whole.
         fuse: cca keeps, of two kinds of features, the directions in which they agree most (Haghighat et al., 2016).
         views: how often the head sees each cell: by its true box, then turned, mirrored and moved by up to `jitter`.
+        detected_by: as of `ClassifierSettings`.
     """
 
     features: tuple[DeepFeatures | HandMade, ...] = Key(min_length=1)
@@ -154,6 +163,7 @@ class HybridSettings(CropSettings):
     head: HeadSettings
     views: int = Key(4, ge=1)
     jitter: float = Key(0.08, ge=0, lt=0.5)
+    detected_by: str | None = None
     seed: int = Key(1, ge=0)
 
     @model_validator(mode="after")
@@ -167,7 +177,7 @@ class EnsembleSettings(CropSettings):
     """Several classifiers that answer together.
 
     Attributes:
-        members: configurations of classifiers, by name or path; all see the same cells.
+        members: configurations of classifiers, by name or path; all see the same crops, and take the seed of the whole.
         rule: majority counts answers, mean averages probabilities, weighted too, by weights that are best on dev;
             stacking learns a logistic regression from the members' probabilities on dev.
     """
@@ -186,7 +196,8 @@ class ZooSettings(Settings):
         protocol: `folds` holds out one of `folds` parts after another; `holdout` one part, `test` of all; `sources`
             one set or lab after another; `curve` is `folds` with `shares` of the groups to learn from.
         dev: part of what is learnt from, for the epoch and the temperature.
-        leak: every picture a group of its own, copies on both sides. What a table must not do, to show what it does.
+        leak: split as if every picture were a group of its own, with copies on both sides. What a table must not do, to
+            show what it does; its intervals still draw whole groups.
         most_a_group: cells of a group that are used, the first ones; 0 for all.
         base: what all rows share. rows: name to recipe; a hybrid's or an ensemble's parts may name other rows.
     """

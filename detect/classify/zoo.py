@@ -11,9 +11,9 @@ OUT/
 
 from __future__ import annotations
 
+import re
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,10 @@ import numpy as np
 from detect import assets
 from detect.classify.bundled import softmax
 from detect.classify.cells import keep
-from detect.classify.fit import Task, answers_of, check, fit, parameters
+from detect.classify.fit import Task, answers_of, check, fit, networks_of, parameters
 from detect.classify.legs import Leg, cells_of_table, legs_of, write_cells
 from detect.classify.settings import (
-    DeepFeatures,
+    ClassifierSettings,
     EnsembleSettings,
     HybridSettings,
     Recipe,
@@ -69,12 +69,10 @@ def zoo(
     """
     path = assets.find(config, "configs/zoo", ".yaml")
     settings = load(ZooSettings, path)
-    recipes = {name: _recipe(settings, name, str(path)) for name in settings.rows}
+    recipes = recipes_of(settings, str(path))
     unknown = [name for name in only if name not in recipes]
     if unknown:
         raise ConfigError(f"no row '{unknown[0]}'", where=str(path), remedy=f"the rows are: {', '.join(recipes)}")
-    for name, recipe in recipes.items():
-        check(recipe, f"{path}: rows.{name}", recipes)
     if out.exists() and any(out.iterdir()) and not (out / "settings.yaml").is_file():
         raise StoreError("the folder is not empty", where=str(out), remedy="name another")
     out.mkdir(parents=True, exist_ok=True)
@@ -84,19 +82,42 @@ def zoo(
     legs = legs_of(settings, cells)
     write_cells(cells, legs, out / CELLS)
     run = _Zoo(settings, recipes, types, legs, out, str(path), device, rounds)
+    rows = run.done()
     for name in only or recipes:
         run.row(name, progress)
+        rows = run.done()
+        write(rows, rare, settings, out)
     run.clean()
-    rows = run.done()
-    write(rows, rare, settings, out)
     return rows, rare
 
 
-def _recipe(settings: ZooSettings, name: str, where: str) -> Recipe:
-    own = settings.rows[name]
-    # A hybrid or an ensemble takes of what all share only what it knows.
-    known = kind_of(own).model_fields
-    return recipe_of({k: v for k, v in settings.base.items() if k in known} | own, f"{where}: rows.{name}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _,.+@%-]*")  # of a row: it is a file's name too
+
+
+def recipes_of(settings: ZooSettings, where: str) -> dict[str, Recipe]:
+    """The rows' recipes, with what all share, checked; what is done to fields is fitted.
+
+    A hybrid or an ensemble takes of what all share only what it knows.
+    """
+    known = {key for kind in (ClassifierSettings, HybridSettings, EnsembleSettings) for key in kind.model_fields}
+    strange = sorted(set(settings.base) - known)
+    if strange:
+        what = f"base: unknown key '{strange[0]}'"
+        raise ConfigError(what, where=where, remedy=f"known keys: {', '.join(sorted(known))}")
+    out: dict[str, Recipe] = {}
+    for name, own in settings.rows.items():
+        if not _NAME.fullmatch(name) or ".." in name:
+            what = f"rows: '{name}' is no name of a row"
+            raise ConfigError(what, where=where, remedy="use letters, digits, spaces and _ , . + @ % -")
+        fits = kind_of(own).model_fields
+        place = f"{where}: rows.{name}"
+        recipe = recipe_of({k: v for k, v in settings.base.items() if k in fits} | own, place)
+        if isinstance(recipe, ClassifierSettings) and recipe.stages:
+            raise ConfigError("stages: a row learns from the table's cells", where=place, remedy="drop them")
+        out[name] = recipe.model_copy(update={"preprocess": preprocess.fit(recipe.preprocess, place)})
+    for name, recipe in out.items():
+        check(recipe, f"{where}: rows.{name}", out, (name,))
+    return out
 
 
 class _Zoo:
@@ -128,17 +149,13 @@ class _Zoo:
             self._answer(name, leg, path)
 
     def _answer(self, name: str, leg: Leg, path: Path) -> None:
-        recipe = self.recipes[name]
-        where = f"{self.where}: rows.{name}"
-        recipe = recipe.model_copy(update={"preprocess": preprocess.fit(recipe.preprocess, where)})
+        recipe, where = self.recipes[name], f"{self.where}: rows.{name}"
         home = self.out / "models" / leg.name
         task = Task(
             leg.train, leg.dev, self.types, where, self.out / "features", self.device, resume=True,
             rows=self.recipes, home=home,
         )  # fmt: skip
-        started = time.monotonic()
         made = fit(recipe, task, home / name)
-        seconds = time.monotonic() - started
         dev, test = (keep(cells, self.types, recipe) for cells in (leg.dev, leg.test))
         scores = [answers_of(made.model, made.told, c, recipe.image_size, recipe.margin) for c in (dev, test)]
         heat = temperature(scores[0], dev.labels)
@@ -149,7 +166,7 @@ class _Zoo:
             "parameters": parameters(made.model),
             "epochs": made.about.get("epochs", 0),
             "still_rising": bool(made.about.get("still_rising")),
-            "seconds": round(seconds, 1),
+            "seconds": made.about["seconds"],
             "cells": {"train": len(leg.train), "dev": len(leg.dev), "test": len(leg.test)},
             "groups": {p: len({c.group for c in getattr(leg, p)}) for p in ("train", "dev", "test")},
         }
@@ -199,14 +216,13 @@ class _Zoo:
         folder = self.out / "rows"
         folder.mkdir(exist_ok=True)
         legs = [dict(a.about) | {"macro_f1": f1} for a, f1 in zip(answers, each, strict=True)]
-        file = f"{name}{'-' if kind else ''}{kind}".replace("/", "-").replace(" ", "-")
-        (folder / f"{file}.json").write_text(plain_json(row_json(row) | {"legs": legs}), "utf-8")
+        file = f"{name}, {kind}" if kind else name
+        (folder / f"{file.replace('/', '-')}.json").write_text(plain_json(row_json(row) | {"legs": legs}), "utf-8")
         return row
 
 
-def parts_of(recipe: Recipe) -> Iterator[str]:
+def parts_of(recipe: Recipe) -> list[str]:
     """The names that a recipe gives its parts."""
     if isinstance(recipe, EnsembleSettings):
-        yield from recipe.members
-    elif isinstance(recipe, HybridSettings):
-        yield from (k.network for k in recipe.features if isinstance(k, DeepFeatures) and not k.frozen)
+        return list(recipe.members)
+    return networks_of(recipe) if isinstance(recipe, HybridSettings) else []

@@ -46,41 +46,34 @@ def load_typed(
     """Typed cells of the cards, in the order of their ids; near copies, and cells of one patient, share a group.
 
     Args:
-        groups: group by field id, in place of looking for copies, which takes minutes for ten thousand pictures.
+        groups: group by cell id, in place of looking for copies, which takes minutes for ten thousand pictures.
     """
     cells: list[TypedCell] = []
     for card in cards:
         parts = load_dataset(card, tally, (roots or {}).get(card.name))
-        found: list[TypedCell] = []
-        for part, dataset in parts.items():
-            own = _from_pictures if card.pictures is not None else _from_masks if card.mask_folders else _from_fields
-            found += _grouped(own(dataset, part), groups)
+        own = _from_pictures if card.pictures is not None else _from_masks if card.mask_folders else _from_fields
+        found = [cell for part, dataset in parts.items() for cell in own(dataset, part)]
         if not found:
             raise DataError(f"{card.name} gives no types of single cells", remedy="name a card with types")
         cells += found
     tally.read["typed cells"] += len(cells)
-    return sorted(cells, key=lambda c: c.id)
+    return _grouped(cells, groups)
 
 
 def _grouped(cells: Iterable[TypedCell], given: Mapping[str, str] | None) -> list[TypedCell]:
     """With the groups that are given, or else of near copies and patients (a cell's group, so far)."""
     ordered = sorted(cells, key=lambda c: c.id)
     if given is not None:
-        missing = next((c.id for c in ordered if _field_of(c) not in given), None)
+        missing = next((c.id for c in ordered if c.id not in given), None)
         if missing is not None:
-            raise DataError(f"no group for '{missing}'", remedy="audit this set again")
-        return [replace(c, group=given[_field_of(c)]) for c in ordered]
+            raise DataError(f"no group for '{missing}'", remedy="audit these sets again")
+        return [replace(c, group=given[c.id]) for c in ordered]
     joined = Groups(len(ordered), enumerate(copies.groups([c.path for c in ordered])))
     first: dict[str, int] = {}
     for i, cell in enumerate(ordered):
         if cell.group:
             joined.join(i, first.setdefault(cell.group, i))
     return [replace(c, group=ordered[joined.of(i)].id) for i, c in enumerate(ordered)]
-
-
-def _field_of(cell: TypedCell) -> str:
-    """The id of its field, without the set's name."""
-    return cell.id.split("/", 1)[1]
 
 
 def _from_pictures(dataset: Dataset, part: str) -> Iterator[TypedCell]:
@@ -92,7 +85,8 @@ def _from_pictures(dataset: Dataset, part: str) -> Iterator[TypedCell]:
         if kind is not None:
             box = _corners(cells.boxes[0]) if len(cells) == 1 else whole
             source = f"{dataset.name}/{part}"
-            yield TypedCell(f"{dataset.name}/{field.id}", field.path, box, str(kind), source, field.patient or "")
+            patient = f"{dataset.name}/{field.patient}" if field.patient else ""
+            yield TypedCell(f"{dataset.name}/{field.id}", field.path, box, str(kind), source, patient)
 
 
 def _from_fields(dataset: Dataset, part: str) -> Iterator[TypedCell]:

@@ -270,8 +270,11 @@ def write(report: ClassificationReport, out: Path, title: str, about: Mapping[st
 
 
 def temperature(scores: NDArray[np.floating], truth: NDArray[np.int64]) -> float:
-    """The temperature of least negative log-likelihood (Guo et al., ICML 2017), searched on a grid of 1 %."""
-    grid = np.exp(np.linspace(np.log(0.2), np.log(5.0), 325))
+    """The temperature of least negative log-likelihood (Guo et al., ICML 2017), searched on a grid of 1 %.
+
+    From 0.02 to 2,000: heads that multiply the evidence of hundreds of features, such as naive Bayes, are that sure.
+    """
+    grid = np.exp(np.arange(-394, 766) * np.log(5.0) / 162)
     wide = np.asarray(scores, np.float64)
     losses = []
     for t in grid:

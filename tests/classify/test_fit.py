@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from pycocotools import mask as rle
 
 from detect.config import parse
 from detect.data.typed import TypedCell
-from detect.errors import ConfigError
+from detect.errors import ConfigError, DataError
 from tests.classify.conftest import TYPES
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -22,9 +23,10 @@ from detect.classify import answerers, fit  # noqa: E402
 from detect.classify.answerers import combine, measured_of, takes_measured  # noqa: E402
 from detect.classify.bundled import sees_pixels  # noqa: E402
 from detect.classify.cells import keep  # noqa: E402
-from detect.classify.crops import crop, mask_out, resize  # noqa: E402
+from detect.classify.crops import crop, resize  # noqa: E402
 from detect.classify.export import write_graph  # noqa: E402
 from detect.classify.fit import Task, mixture  # noqa: E402
+from detect.classify.handmade import measure  # noqa: E402
 from detect.classify.learn import chances, still_rises  # noqa: E402
 from detect.classify.settings import (  # noqa: E402
     ClassifierSettings,
@@ -72,9 +74,9 @@ def recipe(kind: type, **values: Any) -> Any:
 
 def test_crops_of_what_is_kept_are_crops_of_the_field(drawn_cells: Drawn) -> None:
     """Also at the border of the field, and for every box that jitter can give."""
-    cells = [
-        replace(c, box=(x, 3.25, x + 120.5, 99.75)) for c, x in zip(drawn_cells[0], range(-20, 300, 40), strict=False)
-    ]
+    edges = [(x, 3.25, x + 120.5, 99.75) for x in range(-20, 300, 40)]
+    edges += [(x, y, x + 101, y + 50) for x, y in ((17, 33), (18, 33), (501, 0), (560, 399), (0, 411))]  # halves
+    cells = [replace(c, box=tuple(map(float, box))) for c, box in zip(drawn_cells[0], edges, strict=False)]
     settings = CropSettings(image_size=64, margin=0.2)
     kept = keep(cells, TYPES, settings, jitter=0.2)
     for i, cell in enumerate(cells):
@@ -119,14 +121,28 @@ def test_detected_boxes_are_learnt_too(drawn_cells: Drawn) -> None:
 def test_masked_out_cells_stand_on_white(drawn_cells: Drawn) -> None:
     cell = drawn_cells[0][0]
     field = decode.read(cell.path)
-    seen = mask_out(field, cell.box, None)
-    x0, y0, x1, y1 = (int(v) for v in cell.box)
-    assert (seen[0, 0] == 255).all()
-    assert (seen[y0, x0] == 255).all()
-    middle = (y0 + y1) // 2, (x0 + x1) // 2
-    assert np.array_equal(seen[middle], field[middle])
-    inside = (seen != 255).any(axis=2).sum() / ((x1 - x0) * (y1 - y0))
-    assert inside == pytest.approx(np.pi / 4, abs=0.05)
+    plain, seen = crop(field, cell.box, 0.2).pixels, crop(field, cell.box, 0.2, "ellipse").pixels
+    side = len(seen)
+    kept = (seen != 255).any(axis=2)
+    assert np.array_equal(seen[kept], plain[kept])
+    x0, y0, x1, y1 = cell.box
+    assert kept.sum() == pytest.approx(np.pi / 4 * (x1 - x0) * (y1 - y0), rel=0.02)
+    assert kept[side // 2, side // 2]
+    assert not kept[0].any()
+    settings = CropSettings(image_size=64, margin=0.2, mask_out="ellipse")
+    held = keep([cell], TYPES, settings, jitter=0.1)
+    assert np.array_equal(held.crops(64, 0.2)[0], resize(seen, 64))
+    moved = held.drawn(0, 64, 0.2, 0.1, np.random.default_rng(3))  # the ellipse moves with the box
+    assert 0.3 < (moved != 255).any(axis=2).mean() < 0.6
+    outlined = CropSettings(image_size=64, mask_out="outline")
+    with pytest.raises(DataError, match="has no outline"):
+        keep([cell], TYPES, outlined)
+    inside = np.zeros(field.shape[:2], np.uint8)
+    inside[round(y0) + 9 : round(y1) - 9, round(x0) + 9 : round(x1) - 9] = 1
+    drawn = rle.encode(np.asfortranarray(inside))
+    held = keep([replace(cell, outline=drawn)], TYPES, outlined)
+    expected = resize(crop(field, cell.box, 0.15, "outline", drawn).pixels, 64)
+    assert np.array_equal(held.crops(64, 0.15)[0], expected)
 
 
 def test_a_network_learns_and_is_not_trained_twice(task: Task, tmp_path: Path) -> None:
@@ -147,7 +163,7 @@ def test_a_network_learns_and_is_not_trained_twice(task: Task, tmp_path: Path) -
 @pytest.mark.parametrize(
     "changes",
     [{"loss": "focal", "class_weights": "balanced"}, {"loss": "tversky"}, {"mixup": 0.4, "schedule": "cosine"},
-     {"sampling": "balanced", "features": "frozen"}, {"detected_by": None, "mask_out": True}],
+     {"sampling": "balanced", "features": "frozen"}, {"mask_out": "ellipse"}],
     ids=lambda c: next(iter(c.values())) if isinstance(c, dict) else None,
 )  # fmt: skip
 def test_every_way_to_learn_learns(task: Task, tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -179,8 +195,15 @@ HYBRIDS: dict[str, dict[str, Any]] = {
         "head": {"name": "lda"},
     },
     "measured": {"features": [{"handmade": ["glcm", "colour"]}], "head": {"name": "logistic"}},
+    "measured, agreeing": {
+        "features": [{"handmade": ["colour"]}, {"handmade": ["nucleus"]}],
+        "fuse": "cca",
+        "cca_directions": 4,
+        "head": {"name": "lda"},
+        "views": 10,  # of fewer cells than features two kinds agree in everything
+    },
     "both, mrmr": {
-        "features": [{"network": "NET"}, {"handmade": ["nucleus"]}],
+        "features": [{"handmade": ["hu"]}, {"network": "NET"}, {"handmade": ["nucleus"]}],
         "select": {"by": "mrmr", "keep": 20},
         "head": {"name": "k-nn", "args": {"n_neighbors": 3}},
     },
@@ -191,7 +214,7 @@ HYBRIDS: dict[str, dict[str, Any]] = {
 def test_a_hybrid_is_a_graph_like_any_other(task: Task, network: Path, tmp_path: Path, name: str) -> None:
     """Fitted, built again from its folder, exported: three times the same answers; and most cells right."""
     values = yaml.safe_load(yaml.safe_dump(HYBRIDS[name]).replace("NET", str(network)))
-    settings = recipe(HybridSettings, **CROP | values | {"views": 2})
+    settings = recipe(HybridSettings, **CROP | {"views": 2} | values)
     fit.check(settings, "c.yaml")
     made = fit.fit(settings, task, tmp_path / "out")
     dev = keep(task.dev, TYPES, settings)
@@ -205,9 +228,7 @@ def test_a_hybrid_is_a_graph_like_any_other(task: Task, network: Path, tmp_path:
     write_graph(again, told, 48, tmp_path / "g.onnx")
     inputs: list[Any] = [dev.crops(48, 0.1)]
     if measured:
-        from detect.classify import handmade
-
-        inputs.append(handmade.measure(measured, inputs[0]))
+        inputs.append(measure(measured, inputs[0]))
     if not sees_pixels(told):
         inputs = inputs[1:]
     for engine in installed():
@@ -231,6 +252,11 @@ def test_an_ensemble_is_a_graph_too(task: Task, network: Path, tmp_path: Path, r
     again = answerers.rebuild(told, tmp_path / "out" / "weights.safetensors")
     assert np.array_equal(fit.answers_of(again, told, dev, 48, 0.1), scores)
     assert measured_of(told) == ("colour",)
+    write_graph(again, told, 48, tmp_path / "g.onnx")
+    crops = dev.crops(48, 0.1)
+    for engine in installed():
+        (got,) = open_graph(tmp_path / "g.onnx", EngineSettings(engine)).run(crops, measure(["colour"], crops))
+        assert np.abs(got - scores).max() < 2e-3 * max(1, np.abs(scores).max())
 
 
 def test_load_recipe_tells_them_apart(tmp_path: Path) -> None:
@@ -250,6 +276,13 @@ def test_load_recipe_tells_them_apart(tmp_path: Path) -> None:
         ({"features": [{"handmade": ["glcm"]}], "head": {"name": "svm"}}, "head: no 'svm'"),
         ({"features": [{"network": "resnet", "frozen": True}], "head": {"name": "lda"}}, "no network 'resnet'"),
         ({"features": [{"handmade": ["hu"]}], "head": {"name": "lda"}, "fuse": "cca"}, "two kinds"),
+        ({"features": [{"handmade": ["hu"]}], "head": {"name": "k-nn", "args": {"k": 3}}}, "head k-nn"),
+        ({"features": [{"handmade": ["hu"]}, {"handmade": ["hu"]}], "head": {"name": "lda"}}, "named twice"),
+        ({"features": [{"network": "mobilenet-v2", "pretrained": True}], "head": {"name": "lda"}}, "its own config"),
+        ({"network": "lenet", "pretrained": "none.safetensors"}, "no file 'none.safetensors'"),
+        ({"network": "lenet", "augment": [{"name": "Spin"}]}, "no transform 'Spin'"),
+        ({"network": "lenet", "preprocess": [{"name": "Spin"}]}, "Spin"),
+        ({"members": ["measured-svm", "mobilenet-v2-svm"], "rule": "mean", "preprocess": [{"name": "X"}]}, "X"),
     ],
 )
 def test_what_is_not_known_is_refused_before_anything_is_read(
@@ -260,11 +293,32 @@ def test_what_is_not_known_is_refused_before_anything_is_read(
         fit.check(load_recipe(tmp_path / "c.yaml"), "c.yaml")
 
 
-def test_arguments_of_a_head_are_checked(task: Task, tmp_path: Path) -> None:
-    head = {"name": "random-forest", "args": {"trees": 3}}
+def test_another_recipe_is_not_taken_for_a_finished_one(task: Task, tmp_path: Path) -> None:
+    head = {"name": "lda"}
     settings = recipe(HybridSettings, **CROP | {"features": [{"handmade": ["hu"]}], "head": head})
-    with pytest.raises(ConfigError, match="head random-forest"):
-        fit.fit(settings, task, tmp_path / "out")
+    fit.fit(settings, task, tmp_path / "out")
+    with pytest.raises(ConfigError, match="differ"):
+        fit.fit(settings.model_copy(update={"views": 2}), task, tmp_path / "out")
+
+
+def test_a_killed_training_with_patience_ends_as_an_undisturbed_one(task: Task, tmp_path: Path) -> None:
+    """Stopped after the tenth epoch's checkpoint, in the twelfth: the same weights, best epoch and log."""
+    settings = recipe(ClassifierSettings, **SMALL | {"network": "lenet", "patience": 9, "epochs": 16})
+    whole = fit.fit(settings, task, tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    def kill(epoch: int, *_: object) -> None:
+        if epoch == 12:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        fit.fit(settings, replace(task, progress=kill), tmp_path / "killed")
+    again = fit.fit(settings, replace(task, resume=True), tmp_path / "killed")
+    for name in ("log.csv", "weights.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert again.about["best_epoch"] == whole.about["best_epoch"]
 
 
 def test_deep_features_are_computed_once(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

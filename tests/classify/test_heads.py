@@ -95,6 +95,12 @@ def test_an_unknown_head_or_argument_is_refused() -> None:
         fit("svm-rbf", {"c": 1}, x, y, 1)
     with pytest.raises(ConfigError, match="head svm-rbf"):
         fit("svm-rbf", {"C": -1}, x, y, 1)
+    with pytest.raises(ConfigError, match="scikit-learn's answers"):
+        fit("mlp", {"activation": "tanh"}, x, y, 1)
+    with pytest.raises(ConfigError, match="head k-nn"):
+        fit("k-nn", {"n_neighbors": 999}, x, y, 1)
+    with pytest.raises(ConfigError, match="no cell to learn from"):
+        fit("lda", {}, x, y * 2, 1)
 
 
 @settings(max_examples=20, deadline=None)
@@ -116,7 +122,10 @@ def test_losses_against_torch_and_closed_cases(seed: int, smooth: bool) -> None:
     assert float(focal(told, target, 2.0, torch.ones(4))) == pytest.approx(
         float((-((1 - p) ** 2) * p.log()).mean()), rel=1e-4
     )
-    sure = functional.one_hot(labels, 4).float() * 100
+    sure = (functional.one_hot(labels, 4).float() * 100).requires_grad_()
+    focal(sure, target, 0.5, torch.ones(4)).backward()
+    assert torch.isfinite(sure.grad).all()
+    sure = sure.detach()
     assert float(tversky(sure, target, 0.3, torch.ones(4))) == pytest.approx(0, abs=1e-4)
     assert 0 < float(tversky(told, target, 0.3, torch.ones(4))) < 1
 

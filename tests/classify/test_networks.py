@@ -120,11 +120,42 @@ def test_weights_that_a_user_has_are_taken_over(tmp_path: Path) -> None:
     save_file({k: v.contiguous() for k, v in ours.state_dict().items()}, own)
     more = build("resnet18", 7, 64, pretrained=str(own))
     assert torch.equal(more.body.conv1.weight, theirs.conv1.weight)
-    with pytest.raises(ConfigError, match="no tensor"):
-        build("lenet", 4, 64, pretrained=str(path))
+    for other in ("lenet", "resnet34"):
+        with pytest.raises(ConfigError, match="of this network is in"):
+            build(other, 4, 64, pretrained=str(path))
     (tmp_path / "w.pt").write_bytes(b"x")
     with pytest.raises(ConfigError, match="pickles run code"):
         build("resnet18", 4, 64, pretrained=str(tmp_path / "w.pt"))
+
+
+def test_published_weights_of_torchvision_and_of_another_size_are_taken_over(tmp_path: Path) -> None:
+    """Under their library's names; GoogLeNet's as its library answers with them; ViT's places resampled."""
+    import timm
+    import torchvision
+
+    torch.manual_seed(4)
+    squeeze = torchvision.models.squeezenet1_0(num_classes=7)
+    save_file({k: v.contiguous() for k, v in squeeze.state_dict().items()}, tmp_path / "s.safetensors")
+    ours = build("squeezenet", 4, 64, pretrained=str(tmp_path / "s.safetensors"))
+    assert torch.equal(ours.body.features[0].weight, squeeze.features[0].weight)
+    google = torchvision.models.googlenet(aux_logits=False, init_weights=False, transform_input=True).eval()
+    save_file({k: v.contiguous() for k, v in google.state_dict().items()}, tmp_path / "g.safetensors")
+    ours = build("googlenet", 4, 64, pretrained=str(tmp_path / "g.safetensors")).eval()
+    pixels = crops(2, 64)
+    mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    google.fc = torch.nn.Identity()
+    with torch.inference_mode():
+        theirs = google(((pixels / 255.0 - mean) / spread).permute(0, 3, 1, 2))
+        assert torch.allclose(ours.features(pixels), theirs, atol=1e-4)
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=10)
+    save_file({k: v.contiguous() for k, v in vit.state_dict().items()}, tmp_path / "v.safetensors")
+    assert torch.equal(
+        build("vit-tiny", 4, 224, pretrained=str(tmp_path / "v.safetensors")).body.pos_embed, vit.pos_embed
+    )
+    small = build("vit-tiny", 4, 96, pretrained=str(tmp_path / "v.safetensors"))
+    assert small.body.pos_embed.shape == (1, 37, 192)
+    assert torch.equal(small.body.pos_embed[:, 0], vit.pos_embed[:, 0])
+    assert 0.005 < float(small.body.pos_embed[:, 1:].std()) < 0.03
 
 
 def separable(n: int, seed: int, side: int = 48) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,44 @@ def test_an_unknown_network_and_key_are_refused(tmp_path: Path) -> None:
         assert answer.code == 2
         assert word in answer.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+def test_a_hybrid_and_an_ensemble_go_the_same_way_and_run_without_scikit_learn(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train, export, verify, evaluate; then answered where torch, scikit-learn and scikit-image cannot be imported."""
+    monkeypatch.setenv("SMEAR_DATA", str(home))
+    network = home / "net.yaml"
+    network.write_text(yaml.safe_dump({"image_size": 32, "epochs": 3, "batch": 8, "network": "lenet"}))
+    hybrid = home / "hybrid.yaml"
+    svm = {"features": [{"network": str(network)}], "head": {"name": "svm-rbf"}, "views": 2, "image_size": 32}
+    hybrid.write_text(yaml.safe_dump(svm))
+    both = home / "both.yaml"
+    both.write_text(yaml.safe_dump({"members": [str(hybrid), str(network)], "rule": "weighted", "image_size": 32}))
+    for config in (hybrid, both):
+        out = home / config.stem
+        fixed = ("--data", home / "drawn.yaml", "--split", home / "drawn-split.csv", "--out", out / "run")
+        trained = smear("train", "classifier", config, *fixed, cwd=home)
+        assert trained.code == 0, trained.err[-3000:]
+        exported = smear("bundle", "export", out / "run", "--out", out / "bundle", cwd=home)
+        assert exported.code == 0, exported.err[-3000:]
+        verified = smear("bundle", "verify", out / "bundle", "--most", 3, cwd=home)
+        assert verified.code == 0, verified.out
+        assert "BROKEN" not in verified.out
+        fixed = ("--data", home / "drawn.yaml", "--split-file", home / "drawn-split.csv", "--bootstrap", 20)
+        measured = smear("evaluate", "classifier", out / "bundle", *fixed, "--out", out / "figures", cwd=home)
+        assert measured.code == 0, measured.err[-3000:]
+        blocked = "import sys\nfor name in ('torch', 'sklearn', 'skimage', 'timm'):\n    sys.modules[name] = None\n"
+        script = blocked + (
+            "from pathlib import Path\nimport numpy as np\n"
+            "from detect.bundles.folder import open_bundle\nfrom detect.classify.bundled import BundleClassifier\n"
+            "model = BundleClassifier(open_bundle(sys.argv[1]))\n"
+            "field = np.random.default_rng(1).integers(0, 256, (80, 80, 3), dtype=np.uint8)\n"
+            "told = model.predict([model.cut(field, (10, 10, 60, 60))])\n"
+            "assert told.shape == (1, 2) and abs(told.sum() - 1) < 1e-5\n"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", script, str(out / "bundle")], capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr[-3000:]

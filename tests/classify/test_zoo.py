@@ -25,7 +25,6 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from detect.classify import legs as legs_room  # noqa: E402
 from detect.classify import zoo as room  # noqa: E402
-from detect.classify.fit import check  # noqa: E402
 from detect.classify.legs import cells_of_table, legs_of  # noqa: E402
 from detect.classify.settings import ZooSettings  # noqa: E402
 from detect.formats.tally import Tally  # noqa: E402
@@ -87,6 +86,7 @@ def test_groups_stand_on_one_side(cells: list[TypedCell], protocol: str) -> None
         held = [c.id for leg in legs for c in leg.test]
         assert sorted(held) == sorted(c.id for c in cells)
     if protocol == "curve":
+        assert len({leg.name for leg in legs}) == len(legs)
         assert [leg.kind for leg in legs[:2]] == ["50.0% of groups", "100.0% of groups"]
         assert legs[0].test == legs[1].test
         assert {c.id for c in legs[0].train} < {c.id for c in legs[1].train}
@@ -97,10 +97,13 @@ def test_a_source_is_held_out_with_its_copies(cells: list[TypedCell]) -> None:
     mixed = [replace(c, source="a" if i % 4 < 2 else "b/c d") for i, c in enumerate(cells)]
     mixed[2] = replace(mixed[2], group=mixed[0].group)  # a copy in another source
     legs = legs_of(table(protocol="sources"), mixed)
-    assert [leg.name for leg in legs] == ["a", "b-c-d"]
+    assert [leg.name for leg in legs] == ["a", "b-c d"]
     held = {c.id for c in legs[0].test}
     assert held == {c.id for c in mixed if c.source == "a"}
     assert mixed[2].id not in {c.id for c in (*legs[0].train, *legs[0].dev)}
+    alone = [replace(c, source="a" if c.type == TYPES[0] else "b") for c in cells]
+    with pytest.raises(DataError, match=f"nothing is left to learn {TYPES[0]}"):
+        legs_of(table(protocol="sources"), alone)
     with pytest.raises(DataError, match="one source only"):
         legs_of(table(protocol="sources"), cells)
 
@@ -110,7 +113,10 @@ def test_rare_types_are_listed_and_a_leak_is_made_on_purpose(known: list[TypedCe
     assert rare == {}
     assert len({c.group for c in kept}) == 15
     leaking, _ = cells_of_table(table(leak=True), Tally())
-    assert len({c.group for c in leaking}) == 30
+    assert len({c.group for c in leaking}) == 15
+    apart, together = (legs_of(table(leak=leak), known)[0] for leak in (False, True))
+    assert not {c.group for c in apart.train} & {c.group for c in apart.test}
+    assert {c.group for c in together.train} & {c.group for c in together.test}
     one, _ = cells_of_table(table(most_a_group=1), Tally())
     assert len(one) == 15
     known[:] = [c for i, c in enumerate(known) if c.type != TYPES[2] or i < 3]  # one group of that type is left
@@ -180,6 +186,20 @@ def test_a_table_goes_on_where_it_stopped(
     assert [r.report.macro_f1 for r in again] == [r.report.macro_f1 for r in rows]
     with pytest.raises(ConfigError, match="differ"):
         room.zoo(str(write(tmp_path / "other.yaml", seed=2)), out, rounds=20)
+    known[0] = replace(known[0], group="another")
+    with pytest.raises(StoreError, match="begun with"):
+        room.zoo(config, out, rounds=20)
+
+
+def test_a_misspelt_key_of_the_base_is_refused_and_steps_reach_every_part(
+    known: list[TypedCell], tmp_path: Path
+) -> None:
+    wrong = inside("evaluate", "zoo", write(tmp_path / "z.yaml", base=BASE | {"epochz": 3}), "--out", tmp_path / "out")
+    assert wrong.code == 2
+    assert "epochz" in wrong.err
+    base = BASE | {"preprocess": [{"name": "MedianDenoise"}]}
+    rows, _ = room.zoo(str(write(tmp_path / "z.yaml", base=base)), tmp_path / "out", only=["both"], rounds=20)
+    assert [r.name for r in rows] == ["both"]
 
 
 def test_only_the_rows_that_are_asked_for(known: list[TypedCell], tmp_path: Path) -> None:
@@ -197,7 +217,29 @@ def test_only_the_rows_that_are_asked_for(known: list[TypedCell], tmp_path: Path
         ({"a": {"network": "resnet"}}, "rows.a"),
         ({"a": {"netwrk": "resnet18"}}, "did you mean 'network'"),
         ({"a": {"network": "lenet", "margin": 0.5}, "b": {"members": ["a", "a"], "rule": "mean"}}, "differ in margin"),
-        ({"a": {"members": ["b", "c"], "rule": "mean"}}, "b"),
+        ({"a": {"members": ["b", "c"], "rule": "mean"}}, "no file 'b'"),
+        ({"a": {"members": ["a", "a"], "rule": "mean"}}, "a part of itself"),
+        (
+            {"a": {"members": ["b", "b"], "rule": "mean"}, "b": {"members": ["a", "a"], "rule": "mean"}},
+            "part of itself",
+        ),
+        ({"a": {"network": "lenet", "stages": [{"data": ["x"], "split": "s", "epochs": 1}]}}, "stages"),
+        ({"../a": {"network": "lenet"}}, "no name of a row"),
+        (
+            {
+                "a": {"features": [{"network": "b"}], "head": {"name": "lda"}},
+                "b": {"features": [{"handmade": ["hu"]}], "head": {"name": "lda"}},
+            },
+            "b is no network",
+        ),
+        (
+            {
+                "a": {"members": ["b", "c"], "rule": "mean"},
+                "b": {"features": [{"handmade": ["hu"]}], "head": {"name": "lda"}},
+                "c": {"features": [{"handmade": ["dct"]}], "head": {"name": "lda"}},
+            },
+            "measure different",
+        ),
     ],
 )
 def test_a_wrong_row_is_found_before_any_is_fitted(tmp_path: Path, rows: dict[str, Any], words: str) -> None:
@@ -217,9 +259,7 @@ def test_a_folder_of_something_else_is_left_alone(known: list[TypedCell], tmp_pa
 @pytest.mark.parametrize("path", sorted((assets.ROOT / "configs" / "zoo").glob("*.yaml")), ids=lambda p: p.stem)
 def test_packaged_tables_name_what_there_is(path: Path) -> None:
     settings = load(ZooSettings, path)
-    recipes = {name: room._recipe(settings, name, str(path)) for name in settings.rows}
-    for name, recipe in recipes.items():
-        check(recipe, name, recipes)
+    assert set(room.recipes_of(settings, str(path))) == set(settings.rows)
 
 
 def test_the_two_tables_of_a_leak_differ_in_nothing_else() -> None:

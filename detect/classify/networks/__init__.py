@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -100,6 +101,7 @@ NETWORKS: dict[str, Network] = {
 }
 
 _HALF = (0.5, 0.5, 0.5)
+_MOST_FITS = 0.98  # of a network's numbers that a file must have; the rest are tables that hang on the picture's size
 _HEADS: dict[Head, Callable[[int, int], nn.Module]] = {
     "linear": nn.Linear,
     "orthogonal": OrthogonalHead,
@@ -193,8 +195,13 @@ def _body(row: Network, image_size: int, download: bool) -> tuple[nn.Module, tup
         told: Mapping[str, Any] = model.pretrained_cfg
         return model, tuple(told["mean"]), tuple(told["std"])
     if row.source == "torchvision":
-        more: dict[str, Any] = {"aux_logits": download, "init_weights": not download} if row.name == "googlenet" else {}
-        model = getattr(torchvision.models, row.name)(weights="DEFAULT" if download else None, **more)
+        weights = "DEFAULT" if download else None
+        if row.name == "googlenet":
+            # Its published weights want pixels from -1 to 1; the library would scale them once more for that.
+            model = torchvision.models.googlenet(weights=weights, aux_logits=download, init_weights=not download)
+            model.transform_input = False
+            return _googlenet(model), _HALF, _HALF
+        model = getattr(torchvision.models, row.name)(weights=weights)
         return _HEADLESS[row.name](model), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return getattr(import_module(row.source), row.name)(), _HALF, _HALF
 
@@ -219,29 +226,38 @@ def _alexnet(model: Any) -> nn.Module:
 
 
 def _squeezenet(model: Any) -> nn.Module:
-    return nn.Sequential(model.features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    named = {"features": model.features, "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten()}
+    return nn.Sequential(OrderedDict(named))  # under the names of the published weights
 
 
 _HEADLESS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "alexnet": _alexnet,
-    "googlenet": _googlenet,
     "shufflenet_v2_x1_0": _without("fc"),
     "squeezenet1_0": _squeezenet,
 }
 
 
 def _start_from(model: Classifier, path: Path, where: str) -> None:
-    """Take over the tensors of a file that fit: those of a classifier of ours, or of the network alone."""
+    """Take over the network of a file: of a classifier of ours, or published weights under their library's names.
+
+    The head is not taken over: its types, or their order, are others. A transformer's places are resampled where the
+    size of the picture is another. ConfigError where much of the network does not fit: it is another network's file.
+    """
     if not path.is_file():
         raise ConfigError(f"pretrained: no file '{path}'", where=where, remedy="give a path, true or false")
     if path.suffix != ".safetensors":
         what = f"pretrained: '{path}' is not a .safetensors file"
         raise ConfigError(what, where=where, remedy="pickles run code when they are read: convert it first")
     given = load_file(path)
-    own = model.state_dict()
-    named = given if any(k.startswith("body.") for k in given) else {f"body.{k}": v for k, v in given.items()}
+    own = {k.removeprefix("body."): v for k, v in model.state_dict().items() if k.startswith("body.")}
+    named = {k.removeprefix("body."): v for k, v in given.items() if not k.startswith(("head.", "first."))}
+    if "pos_embed" in own and "pos_embed" in named and own["pos_embed"].shape != named["pos_embed"].shape:
+        side = model.body.patch_embed.grid_size
+        named["pos_embed"] = timm.layers.resample_abs_pos_embed(named["pos_embed"], side)
     fitting = {k: v for k, v in named.items() if k in own and v.shape == own[k].shape}
-    if not any(k.startswith("body.") for k in fitting):
-        what = f"pretrained: no tensor of '{path}' fits this network"
-        raise ConfigError(what, where=where, remedy="use its own weights")
-    model.load_state_dict(fitting, strict=False)
+    missing = [k for k in own if k not in fitting]
+    share = sum(own[k].numel() for k in fitting) / max(1, sum(v.numel() for v in own.values()))
+    if share < _MOST_FITS:
+        what = f"pretrained: {share:.0%} of this network is in '{path}'; '{missing[0]}' is not, or has another shape"
+        raise ConfigError(what, where=where, remedy="use this network's own weights, at a size of picture they fit")
+    model.load_state_dict({f"body.{k}": v for k, v in fitting.items()}, strict=False)

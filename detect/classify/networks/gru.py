@@ -15,8 +15,8 @@ class CnnGru(nn.Module):
     al., 2014) reads it; a dense layer with dropout.
 
     The hybrid that papers on leukemia name CNN-GRU. They leave the order of the sequence open; here each row of the
-    feature map, all its channels, is one step, from top to bottom. Columns are averaged in pairs into at most `across`
-    places, so that the size of the picture does not set the number of weights.
+    feature map, all its channels, is one step, from top to bottom. The map is pooled to `across` rows and columns
+    first, so that the size of the picture does not set the number of weights.
 
     Input float32 (n, 3, s, s), output (n, dense).
     """
