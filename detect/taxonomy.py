@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Literal
 
@@ -86,6 +86,13 @@ class Taxonomy(Settings):
     def is_a(self, name: str, other: str) -> bool:
         """Whether `name` is `other` or stands below it; a name of a user's own stands below nothing."""
         return name == other or (name in self and other in self.ancestors(name))
+
+    def above(self, names: Sequence[str]) -> str | None:
+        """The lowest label that is all of these or stands above them; None where there is none."""
+        if not names or any(name not in self for name in names):
+            return names[0] if len(set(names)) == 1 else None
+        chains = [(name, *self.ancestors(name)) for name in names]
+        return next((label for label in chains[0] if all(label in chain for chain in chains)), None)
 
     def in_differential(self, name: str) -> bool:
         """Whether a white cell of this type counts in a differential: all but smudge cells and their like."""

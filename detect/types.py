@@ -250,8 +250,10 @@ class CellRecord:
     Attributes:
         label: the detector's class, by name. type: the classifier's answer, "unidentified", or None where the
             cell was not routed to a classifier.
-        probabilities: the classifier's answer per type, empty where not routed.
-        flags: what a reader should know of this cell ("border", "capped-field").
+        probabilities: of every name that was asked for, down the route; empty where not routed.
+        candidates: the types that it may be, likeliest first, where it could not be told which.
+        flags: what a reader should know of this cell: "border", "unfamiliar", "synthetic" (who answered knows drawn
+            cells only).
     """
 
     slide: str
@@ -263,6 +265,7 @@ class CellRecord:
     type: str | None = None
     type_score: float | None = None
     probabilities: Mapping[str, float] = made(default_factory=dict)
+    candidates: tuple[str, ...] = ()
     attributes: Mapping[str, float] = made(default_factory=dict)
     flags: tuple[str, ...] = ()
     mask: Rle | None = None

@@ -14,6 +14,8 @@ CARD, WEIGHTS, GRAPH = "bundle.yaml", "weights.safetensors", "model.onnx"
 GRAPH_INT8 = "model.int8.onnx"  # the same with weights and activations of 8 bits, where that was worth it
 MEMBERS = "members"  # below it lie the bundles that a bundle of several is made of
 
+TrainedOn = Literal["real", "synthetic", "real and synthetic"]
+
 MOST_LOST = 0.5  # points of mAP50-95; arithmetic that loses as much is not offered
 
 
@@ -93,6 +95,29 @@ class DetectorGraph(Settings):
     max_detections: int = Key(300, ge=1)
 
 
+class Calibration(Settings):
+    """What the probability of a type has to be for the type to be believed, see `evaluate.conformal`.
+
+    Attributes:
+        strange: by type, ascending: 1 less the probability that each calibration cell of that type got for it.
+        on: the cells, in words.
+    """
+
+    strange: dict[str, tuple[float, ...]]
+    on: str
+
+
+class Familiarity(Settings):
+    """How far from what was learnt a cell may lie; the graph's output `distance` says how far it does.
+
+    Attributes:
+        limit: above it a cell is unfamiliar. false_flags: share of the cells of part dev that lie above it.
+    """
+
+    limit: float
+    false_flags: float
+
+
 class ClassifierGraph(Settings):
     """How crops go into the graph and types come out.
 
@@ -104,7 +129,9 @@ class ClassifierGraph(Settings):
         handmade: measured features that the graph takes beside the crops, see `classify.handmade`.
         routed_from: detector classes whose cells come here.
         temperature: the graph's scores are divided by this before the softmax; fitted on dev.
-        min_probability: below it a cell is "unidentified". threshold_choice: how it was chosen.
+        calibration: which types a cell may be, at any share of errors; None where nobody measured it, then the
+            likeliest is believed.
+        familiarity: None where the graph does not tell it.
         not_known: types that this model cannot see, with the number of groups that there were to learn from.
     """
 
@@ -115,8 +142,8 @@ class ClassifierGraph(Settings):
     handmade: tuple[str, ...] = ()
     routed_from: tuple[str, ...]
     temperature: float = Key(1.0, gt=0)
-    min_probability: float = Key(0.0, ge=0, le=1)
-    threshold_choice: str
+    calibration: Calibration | None = None
+    familiarity: Familiarity | None = None
     not_known: dict[str, int] = {}
 
 
@@ -140,6 +167,9 @@ class Card(Settings):
     Attributes:
         architecture: family, name, how to build it again, parameters, gflops.
         files: SHA-256 of each file beside the card, and of the cards of its members.
+        taxonomy: version of `annotations/taxonomy.yaml` that its classes are of.
+        trained_on: real cells, drawn ones, or both. A bundle that knows drawn cells only says nothing of patients: it
+            runs in pipelines that say that they allow it.
         limits: what a user must know before trusting it.
         precisions: what cheaper arithmetic loses; what is not among them was not measured, and is not offered.
         training: None for a method that learns nothing, and for a bundle of several, whose members have their own.
@@ -152,6 +182,8 @@ class Card(Settings):
     licence: str
     intended_use: str
     limits: tuple[str, ...] = ()
+    taxonomy: int = 1
+    trained_on: TrainedOn = "real"
     classes: tuple[str, ...]
     architecture: dict[str, Any]
     detector: DetectorGraph | None = None
@@ -169,4 +201,7 @@ class Card(Settings):
             raise ValueError("task: a classifier has a 'classifier' section, and nothing else has")
         if self.detector is not None and set(self.detector.thresholds) != set(self.classes):
             raise ValueError(f"detector.thresholds: expected one for each of {list(self.classes)}")
+        told = self.classifier.calibration if self.classifier is not None else None
+        if told is not None and set(told.strange) != set(self.classes):
+            raise ValueError(f"classifier.calibration.strange: expected one for each of {list(self.classes)}")
         return self

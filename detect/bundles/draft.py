@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detect.bundles.card import CARD
+from detect.bundles.card import CARD, TrainedOn
+from detect.data.cards import Card as DataCard
 from detect.errors import StoreError
 
 INTENDED_USE = (
@@ -22,6 +24,17 @@ class Description:
     title: str
     licence: str
     limits: tuple[str, ...] = ()
+
+
+def trained_on(cards: Sequence[DataCard], before: Iterable[TrainedOn] = ()) -> TrainedOn:
+    """Real cells, drawn ones, or both.
+
+    Args:
+        before: what that which it began with was trained on.
+    """
+    kinds: set[TrainedOn] = {"synthetic" if card.synthetic else "real" for card in cards}
+    kinds |= set(before)
+    return "real and synthetic" if len(kinds) > 1 else kinds.pop()
 
 
 def check_folder(out: Path, overwrite: bool) -> None:

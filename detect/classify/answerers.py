@@ -24,6 +24,7 @@ from detect.classify.networks import Classifier
 from detect.errors import BundleError
 
 Description = Mapping[str, Any]
+FAMILIAR = "familiar."  # among the weights: what `Familiar` knows of the cells that were learnt
 _LEAST = 1e-6  # probability that 0 is taken for in a logarithm
 
 
@@ -63,17 +64,21 @@ class Hybrid(nn.Module):
         self.bodies, self.steps = nn.ModuleList(bodies), nn.ModuleList(steps)
         self.kinds, self.choice, self.head = tuple(kinds), choice, head
 
-    def forward(self, crops: torch.Tensor | None, measured: torch.Tensor | None = None) -> torch.Tensor:
-        """Scores."""
-        seen, start, kinds = iter(self.bodies), 0, []
+    def features(self, crops: torch.Tensor | None, measured: torch.Tensor | None = None) -> torch.Tensor:
+        """What the head looks at, (n, kept)."""
+        bodies, start, kinds = iter(self.bodies), 0, []
         for step, width in zip(self.steps, self.kinds, strict=True):
             if width == 0:
-                kinds.append(step(next(seen).features(crops).float()))
+                kinds.append(step(next(bodies).features(crops).float()))
             else:
                 assert measured is not None
                 kinds.append(step(measured[:, start : start + width]))
                 start += width
-        return self.head(self.choice(torch.cat(kinds, dim=1)))
+        return self.choice(torch.cat(kinds, dim=1))
+
+    def forward(self, crops: torch.Tensor | None, measured: torch.Tensor | None = None) -> torch.Tensor:
+        """Scores."""
+        return self.head(self.features(crops, measured))
 
 
 class Ensemble(nn.Module):
@@ -115,6 +120,56 @@ def combine(rule: str, told: torch.Tensor, weights: torch.Tensor) -> torch.Tenso
     return torch.log(share.clamp(min=_LEAST))
 
 
+class Familiar(nn.Module):
+    """A model that also tells how far each cell lies from those that were learnt.
+
+    The distance is Mahalanobis' to the mean of the nearest type, squared, under one covariance for all types (Lee et
+    al., A simple unified framework for detecting out-of-distribution samples, NeurIPS 2018), shrunk as Ledoit and Wolf
+    (2004) say, since there are fewer cells than features. It is over features, so that its mean is about 1.
+
+    Args:
+        means: of each type, float32 (types, features). axes: directions in which cells were seen to differ, float32
+            (features, axes), of length 1. variances: of each axis, float32 (axes,). rest: in all other directions.
+    """
+
+    def __init__(
+        self, model: nn.Module, means: torch.Tensor, axes: torch.Tensor, variances: torch.Tensor, rest: torch.Tensor
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("means", means)
+        self.register_buffer("axes", axes)
+        self.register_buffer("variances", variances)
+        self.register_buffer("rest", rest)
+
+    def forward(
+        self, crops: torch.Tensor | None, measured: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (n, types) and distances (n,)."""
+        features, scores = seen(self.model, crops, measured)
+        away = features[:, None, :] - self.means[None, :, :]
+        along = (away @ self.axes).square()
+        other = (away.square().sum(dim=2) - along.sum(dim=2)).clamp(min=0)
+        distances = (along / self.variances).sum(dim=2) + other / self.rest
+        return scores, distances.min(dim=1).values / self.means.shape[1]
+
+
+def seen(
+    model: nn.Module, crops: torch.Tensor | None, measured: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a model looks at, float32 (n, features), and its scores. Of an ensemble: the directions of its members'."""
+    if isinstance(model, Ensemble):
+        each, heats = [seen(m, crops, measured) for m in model.members], model.temperatures.unbind()
+        told = torch.stack([functional.softmax(s / t, dim=1) for (_, s), t in zip(each, heats, strict=True)], dim=1)
+        directions = [functional.normalize(f, dim=1) for f, _ in each]
+        return torch.cat(directions, dim=1), combine(model.rule, told, model.weights)
+    if isinstance(model, Hybrid):
+        features = model.features(crops, measured)
+        return features, model.head(features)
+    features = model.features(crops)
+    return features.float(), model.head(model.dropout(features))
+
+
 class Blind(nn.Module):
     """A model that looks at no pixel, as a graph of what was measured alone."""
 
@@ -122,13 +177,16 @@ class Blind(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, measured: torch.Tensor) -> torch.Tensor:
-        """Scores."""
-        return self.model(None, measured)
+    def forward(self, measured: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """What the model tells."""
+        told: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = self.model(None, measured)
+        return told
 
 
 def takes_measured(model: nn.Module) -> bool:
     """Whether a model takes measured features beside the crops."""
+    if isinstance(model, Familiar):
+        return takes_measured(model.model)
     if isinstance(model, Ensemble):
         return any(takes_measured(m) for m in model.members)
     return isinstance(model, Hybrid) and any(model.kinds)
@@ -143,7 +201,10 @@ def measured_of(about: Description) -> tuple[str, ...]:
 
 def rebuild(about: Description, weights: Path) -> nn.Module:
     """A model from its description and its weights, ready to answer; BundleError where they do not fit."""
-    return _from(about, load_file(weights), str(weights)).eval()
+    tensors = load_file(weights)
+    known = _below(tensors, FAMILIAR)
+    model = _from(about, {k: v for k, v in tensors.items() if not k.startswith(FAMILIAR)}, str(weights)).eval()
+    return Familiar(model, **known).eval() if known else model
 
 
 def _from(about: Description, tensors: Mapping[str, torch.Tensor], where: str) -> nn.Module:
@@ -193,6 +254,7 @@ def reference(
     def run(*inputs: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
         given = [torch.from_numpy(v).to(device) for v in inputs]
         with torch.inference_mode(), torch.autocast(torch.device(device).type, dtype=kind, enabled=precision != "fp32"):
-            return (model(*given).float().cpu().numpy(),)
+            told = model(*given)
+            return tuple(out.float().cpu().numpy() for out in (told if isinstance(told, tuple) else (told,)))
 
     return run

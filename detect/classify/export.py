@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,23 +10,29 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch.nn import functional
 
-from detect.bundles.card import GRAPH, WEIGHTS, Card, ClassifierGraph, Metric, Training
+from detect.bundles.card import GRAPH, WEIGHTS, Calibration, Card, ClassifierGraph, Familiarity, Metric, Training
 from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
 from detect.bundles.folder import Bundle, write_card
-from detect.classify.answerers import Blind, measured_of, rebuild
-from detect.classify.bundled import BundleClassifier, sees_pixels, softmax
+from detect.classify.answerers import FAMILIAR, Blind, Familiar, measured_of, rebuild
+from detect.classify.bundled import ERROR, BundleClassifier, sees_pixels, softmax
+from detect.classify.cells import keep
+from detect.classify.familiar import learnt_cells
 from detect.classify.fit import ARCHITECTURE, parameters
+from detect.classify.learn import state_of
 from detect.classify.settings import load_recipe
 from detect.config import load_yaml
 from detect.data.splits import cells_of, read_split
 from detect.data.typed import TypedCell, load_typed
 from detect.detectors.train import kept_cards, leak_warning
 from detect.errors import DataError
-from detect.evaluate.classification import ClassificationReport, least_probability, measure, temperature
+from detect.evaluate import conformal
+from detect.evaluate.classification import ClassificationReport, measure, temperature
 from detect.formats.tally import Tally
 from detect.images import decode
+from detect.taxonomy import taxonomy
 
 
 def export(run: Path, out: Path, about: Description, *, overwrite: bool = False) -> ClassificationReport:
@@ -36,11 +41,15 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     settings = load_recipe(run / "settings.yaml")
     record = load_yaml(run / "run.yaml")
     types = tuple(record["types"])
-    shutil.copyfile(run / WEIGHTS, out / WEIGHTS)
+    cells, split = load_typed(kept_cards(run), Tally()), read_split(run / "split.csv", allow_leak=True)
+    learnt, dev = cells_of(split, cells, "train"), cells_of(split, cells, "dev")
     told = load_yaml(run / ARCHITECTURE)
-    model = rebuild(told, out / WEIGHTS)
-    architecture = {"family": "classify", **told, "parameters": parameters(model)}
-    write_graph(model, told, settings.image_size, out / GRAPH)
+    plain = rebuild(told, run / WEIGHTS)
+    known = learnt_cells(plain, told, keep(learnt, types, settings), settings)
+    model = Familiar(plain, **known)
+    save_file({**state_of(plain), **{FAMILIAR + k: v for k, v in known.items()}}, out / WEIGHTS)
+    architecture = {"family": "classify", **told, "parameters": parameters(plain)}
+    write_graph(model.eval(), told, settings.image_size, out / GRAPH)
     graph = ClassifierGraph(
         image_size=settings.image_size,
         preprocess=settings.preprocess,
@@ -48,7 +57,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
         mask_out=settings.mask_out,
         handmade=measured_of(told),
         routed_from=settings.routed_from,
-        threshold_choice="",
+        familiarity=Familiarity(limit=0.0, false_flags=0.0),
         not_known=record["not_known"],
     )
     draft = Card(
@@ -58,6 +67,8 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
         licence=about.licence,
         intended_use=INTENDED_USE,
         limits=(*leak_warning(record), *about.limits),
+        taxonomy=taxonomy().version,
+        trained_on=record["trained_on"],
         classes=types,
         architecture=architecture,
         classifier=graph,
@@ -73,32 +84,43 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
             leak_allowed=bool(record["leaking_groups"]),
         ),
     )
-    bundle = Bundle(write_card(draft, out), out, "")
-    dev = cells_of(read_split(run / "split.csv", allow_leak=True), load_typed(kept_cards(run), Tally()), "dev")
-    scores, truth = raw_scores(BundleClassifier(bundle), dev)
+    scores, distances, truth = raw_scores(BundleClassifier(Bundle(write_card(draft, out), out, "")), dev)
     heat = temperature(scores, truth)
     probabilities = softmax(scores, heat)
-    least = least_probability(probabilities, truth, settings.min_accuracy)
-    choice = (
-        f"lowest from which {settings.min_accuracy:.0%} of the answers are right on part dev of {record['split']} "
-        f"({len(dev)} cells); temperature of least log-loss there"
-    )
-    graph = graph.model_copy(update={"temperature": heat, "min_probability": least, "threshold_choice": choice})
-    report = measure(types, truth, probabilities, [c.group for c in dev], least)
+    calibration = _calibration(types, probabilities, truth, f"part dev of {record['split']}: {len(dev)} cells")
+    limit = round(float(np.quantile(distances, 1 - FALSE_FLAGS, method="higher")), 6)
+    far = Familiarity(limit=limit, false_flags=round(float((distances > limit).mean()), 4))
+    graph = graph.model_copy(update={"temperature": heat, "calibration": calibration, "familiarity": far})
+    likely = conformal.sets(probabilities, conformal.limits([calibration.strange[t] for t in types], ERROR))
+    report = measure(types, truth, probabilities, [c.group for c in dev], likely)
     command = f"smear bundle export RUN --out BUNDLE --name {about.name}"
     figures = metrics(report, "+".join(record["data"]), record["split"], "dev", command)
     write_card(draft.model_copy(update={"classifier": graph, "metrics": figures}), out)
     return report
 
 
+FALSE_FLAGS = 0.05  # share of the cells of part dev that are called unfamiliar
+_KEPT = 200  # calibration cells of a type on a card: of more, so many quantiles
+
+
+def _calibration(
+    types: Sequence[str], probabilities: NDArray[np.float32], truth: NDArray[np.int64], on: str
+) -> Calibration:
+    strange = conformal.strangeness(probabilities, truth, len(types))
+    kept = [s if len(s) <= _KEPT else np.quantile(s, np.linspace(0, 1, _KEPT)) for s in strange]
+    return Calibration(strange={t: tuple(np.round(s, 5).tolist()) for t, s in zip(types, kept, strict=True)}, on=on)
+
+
 def write_graph(model: torch.nn.Module, told: Mapping[str, Any], size: int, path: Path) -> None:
-    """Inputs `crops`, where the model looks at pixels, and `measured`, where it takes those; output `scores`."""
+    """Inputs `crops`, where the model looks at pixels, and `measured`, where it takes those; outputs `scores` and,
+    where it tells, `distance`."""
     measured, free = measured_of(told), {0: "batch"}
     inputs: dict[str, torch.Tensor] = {"crops": torch.zeros((2, size, size, 3), dtype=torch.uint8)}
     if measured:
         from detect.classify import handmade
 
         inputs["measured"] = torch.from_numpy(handmade.measure(measured, inputs["crops"].numpy()))
+    outputs = ["scores", "distance"] if isinstance(model, Familiar) else ["scores"]
     if not sees_pixels(told):
         model, inputs = Blind(model), {"measured": inputs["measured"]}
     with _pools_as_products():
@@ -107,8 +129,8 @@ def write_graph(model: torch.nn.Module, told: Mapping[str, Any], size: int, path
             tuple(inputs.values()),
             str(path),
             input_names=list(inputs),
-            output_names=["scores"],
-            dynamic_axes=dict.fromkeys((*inputs, "scores"), free),
+            output_names=outputs,
+            dynamic_axes=dict.fromkeys((*inputs, *outputs), free),
             opset_version=17,
             dynamo=False,
         )
@@ -149,14 +171,14 @@ def _pool(inside: int, outside: int) -> NDArray[np.float32]:
 
 def raw_scores(
     classifier: BundleClassifier, cells: Sequence[TypedCell]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scores before the temperature, float64 (n, types); and the true types, int64 (n,)."""
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]:
+    """Scores before the temperature, float64 (n, types); distances, float32 (n,); and the true types, int64 (n,)."""
     unknown = sorted({c.type for c in cells} - set(classifier.classes.names))
     if unknown:
         raise DataError(f"cells of types that the bundle does not know: {unknown}", remedy="use the bundle's own split")
     crops = [classifier.cut(classifier.ready(decode.read(c.path)), c.box, c.outline) for c in cells]
-    scores = classifier.scores(crops).astype(np.float64)
-    return scores, np.array([classifier.classes.index(c.type) for c in cells], np.int64)
+    scores, distances = classifier.told(crops)
+    return scores.astype(np.float64), distances, np.array([classifier.classes.index(c.type) for c in cells], np.int64)
 
 
 def metrics(report: ClassificationReport, data: str, split: str, part: str, command: str) -> tuple[Metric, ...]:
@@ -165,6 +187,7 @@ def metrics(report: ClassificationReport, data: str, split: str, part: str, comm
     named |= {f"F1 {name}": v for name, v in report.f1.items()}
     named |= {"ROC AUC": report.macro["ROC AUC"], "calibration error": report.ece}
     named |= {"answered": report.answered, "accuracy of answered": report.accuracy_answered}
+    named |= {"type among those held likely": report.covered}
     return tuple(
         Metric(
             name=name,

@@ -38,7 +38,6 @@ class CropSettings(Settings):
             be drawn for every cell that is learnt, and by the detector that the bundle will follow.
         preprocess: done to every field before cells are cut out of it, in training and by the bundle.
         routed_from: detector classes whose cells the bundle will be given.
-        min_accuracy: on dev, the least share of answered cells that is right; it sets the bundle's min_probability.
     """
 
     image_size: int = Key(96, ge=16)
@@ -46,7 +45,6 @@ class CropSettings(Settings):
     mask_out: Literal["none", "ellipse", "outline"] = "none"
     preprocess: tuple[Step, ...] = ()
     routed_from: tuple[str, ...] = ("WBC",)
-    min_accuracy: float = Key(0.95, gt=0, le=1)
 
 
 class ClassifierSettings(CropSettings):

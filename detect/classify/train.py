@@ -21,6 +21,7 @@ except ImportError:
 
 from detect import __version__, assets
 from detect.bundles.card import WEIGHTS
+from detect.bundles.draft import trained_on
 from detect.classify.fit import Fitted, Task, check, fit, parameters
 from detect.classify.learn import Progress
 from detect.classify.settings import ClassifierSettings, Recipe, Stage, load_recipe
@@ -101,7 +102,14 @@ def _in_stages(settings: ClassifierSettings, stages: Sequence[Stage], out: Path,
         else:
             begun = how.resume and (here / "settings.yaml").exists()
             record = _train(changed, stage.data, stage.split, here, how, begun, tuple(told))
-        told.append({"data": list(stage.data), "epochs": stage.epochs, "fingerprint": record["fingerprint"]["train"]})
+        told.append(
+            {
+                "data": list(stage.data),
+                "epochs": stage.epochs,
+                "fingerprint": record["fingerprint"]["train"],
+                "trained_on": record["trained_on"],
+            }
+        )
         start = str(here / WEIGHTS)
     return record
 
@@ -140,6 +148,7 @@ def _train(
         "config": Path(how.config).name,
         "data": [card.name for card in cards],
         "stages_before": [dict(stage) for stage in before],
+        "trained_on": trained_on(cards, [stage["trained_on"] for stage in before]),
         "seed": recipe.seed,
         **_learnt_from(parts, types, everything, chosen),
         "label_problems": how.tally.counts(),

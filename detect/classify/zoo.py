@@ -196,12 +196,10 @@ class _Zoo:
         groups = [g for a in answers for g in a.groups]
         told = np.concatenate([softmax(a.scores, a.about["temperature"]) for a in answers])
         plain = np.concatenate([softmax(a.scores) for a in answers])
-        given = {"rounds": self.rounds, "seed": self.settings.seed}
-        report = measure(self.types, truth, told, groups, 0.0, **given)
-        before = measure(self.types, truth, plain, groups, 0.0, **given).ece
-        each = [
-            measure(self.types, a.truth, softmax(a.scores), a.groups, 0.0, rounds=2).macro_f1.value for a in answers
-        ]
+        rounds, seed = self.rounds, self.settings.seed
+        report = measure(self.types, truth, told, groups, rounds=rounds, seed=seed)
+        before = measure(self.types, truth, plain, groups, rounds=rounds, seed=seed).ece
+        each = [measure(self.types, a.truth, softmax(a.scores), a.groups, rounds=2).macro_f1.value for a in answers]
         row = Row(
             name=name,
             kind=kind,

@@ -138,11 +138,11 @@ def classifier(
     cells = cells_of(read_split(split), load_typed([load_card(d) for d in data], tally), part)
     print_tally(tally)
     runner = BundleClassifier(opened, engine_settings(engine, precision, device))
-    scores, truth = raw_scores(runner, cells)
-    least = runner.settings.min_probability
+    scores, _, truth = raw_scores(runner, cells)
     probabilities = softmax(scores, runner.settings.temperature)
     groups = [c.group for c in cells]
-    report = measure(runner.classes.names, truth, probabilities, groups, least, rounds=rounds, seed=seed)
+    likely = runner.likely(probabilities)
+    report = measure(runner.classes.names, truth, probabilities, groups, likely, rounds=rounds, seed=seed)
     sets = "+".join(data)
     title = f"{opened.card.name} on {sets}, part {part}"
     flags = " ".join(f"--data {d}" for d in data)

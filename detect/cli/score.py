@@ -19,10 +19,19 @@ if TYPE_CHECKING:
 def score(
     folder: Annotated[Path, typer.Argument(help="Folder with one sub-folder of images a slide.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
-    detector: Annotated[str, typer.Option("--detector", help="Detector bundle.")] = "cells-yolov8n",
+    pipeline: Annotated[
+        str, typer.Option("--pipeline", help="YAML of a pipeline, or the name of a packaged one.")
+    ] = "default",
+    detector: Annotated[
+        str | None, typer.Option("--detector", help="Detector bundle, in place of the pipeline's.")
+    ] = None,
     classifier: Annotated[
         list[str] | None,
-        typer.Option("--classifier", help="Classifier bundle; may be repeated; 'none' for none."),
+        typer.Option("--classifier", help="Classifier bundle in place of the pipeline's; may be repeated; or 'none'."),
+    ] = None,
+    error_rate: Annotated[
+        float | None,
+        typer.Option("--error-rate", help="Share of cells whose likely types may lack their own, as 0.1."),
     ] = None,
     engine: Runtime = "auto",
     precision: RunPrecision = "fp32",
@@ -62,7 +71,7 @@ def score(
     from detect.score.settings import ScoreSettings
 
     given: dict[str, object] = {
-        "detector": detector,
+        "pipeline": _pipeline(pipeline, detector, classifier, error_rate),
         "engine": engine,
         "precision": precision,
         "device": device,
@@ -74,8 +83,6 @@ def score(
         "mpp": mpp,
         "cell_diameter_px": cell_diameter_px,
     }
-    if classifier is not None:
-        given["classifiers"] = [] if classifier == ["none"] else classifier
     settings = parse(ScoreSettings, given, "options")
     with Progress(
         TextColumn("scoring"),
@@ -105,6 +112,20 @@ def score(
     _print(outcome)
     if outcome.fields_failed:
         raise typer.Exit(3)
+
+
+def _pipeline(name: str, detector: str | None, classifiers: list[str] | None, error: float | None) -> dict[str, object]:
+    """The pipeline of that name with what the options change."""
+    from detect.pipeline.settings import load_pipeline
+
+    told: dict[str, object] = load_pipeline(name).model_dump()
+    if detector is not None:
+        told["detector"] = detector
+    if classifiers is not None:
+        told["nodes"] = [] if classifiers == ["none"] else [{"bundle": c} for c in classifiers]
+    if error is not None:
+        told["error_rate"] = error
+    return told
 
 
 def thresholds(given: list[str]) -> dict[str, str]:

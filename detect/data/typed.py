@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,26 +52,45 @@ def load_typed(
     cells: list[TypedCell] = []
     for card in cards:
         parts = load_dataset(card, tally, (roots or {}).get(card.name))
-        own = _from_pictures if card.pictures is not None else _from_masks if card.mask_folders else _from_fields
+        own = _reading(card)
         found = [cell for part, dataset in parts.items() for cell in own(dataset, part)]
         if not found:
             raise DataError(f"{card.name} gives no types of single cells", remedy="name a card with types")
         cells += found
     tally.read["typed cells"] += len(cells)
-    return _grouped(cells, groups)
+    return _grouped(cells, groups, {card.name for card in cards if card.synthetic})
 
 
-def _grouped(cells: Iterable[TypedCell], given: Mapping[str, str] | None) -> list[TypedCell]:
-    """With the groups that are given, or else of near copies and patients (a cell's group, so far)."""
+def _reading(card: Card) -> Callable[[Dataset, str], Iterator[TypedCell]]:
+    """How a set tells the types of cells."""
+    if card.pictures is not None:
+        return _from_pictures
+    if card.mask_folders:
+        return _from_masks
+    if card.types_table is not None:
+        return _from_fields
+    return partial(_from_boxes, by_slide=card.grouping.key == "slide")
+
+
+def _grouped(cells: Iterable[TypedCell], given: Mapping[str, str] | None, drawn: Set[str]) -> list[TypedCell]:
+    """With the groups that are given, or else of near copies, slides and patients (a cell's group, so far).
+
+    Args:
+        drawn: sets of drawings, among which no copies are looked for.
+    """
     ordered = sorted(cells, key=lambda c: c.id)
     if given is not None:
         missing = next((c.id for c in ordered if c.id not in given), None)
         if missing is not None:
             raise DataError(f"no group for '{missing}'", remedy="audit these sets again")
         return [replace(c, group=given[c.id]) for c in ordered]
-    joined = Groups(len(ordered), enumerate(copies.groups([c.path for c in ordered])))
-    first: dict[str, int] = {}
+    pictures = sorted({c.path for c in ordered if c.source.split("/")[0] not in drawn})
+    alike = dict(zip(pictures, copies.groups(pictures), strict=True)) if pictures else {}
+    joined = Groups(len(ordered))
+    first: dict[str | int, int] = {}
     for i, cell in enumerate(ordered):
+        if cell.path in alike:
+            joined.join(i, first.setdefault(alike[cell.path], i))
         if cell.group:
             joined.join(i, first.setdefault(cell.group, i))
     return [replace(c, group=ordered[joined.of(i)].id) for i, c in enumerate(ordered)]
@@ -100,6 +120,24 @@ def _from_fields(dataset: Dataset, part: str) -> Iterator[TypedCell]:
         if kind is not None and len(boxes) == 1:
             identity = f"{dataset.name}/{labelled.field.id}"
             yield TypedCell(identity, labelled.field.path, _corners(boxes[0]), str(kind), dataset.name)
+
+
+_GENERAL = ("Cell", "WBC", "RBC", "Platelet", "Platelet clump")  # labels that name no type of white cell
+
+
+def _from_boxes(dataset: Dataset, part: str, *, by_slide: bool) -> Iterator[TypedCell]:
+    """Fields in which every cell has a type of its own."""
+    for labelled in dataset.fields:
+        field, cells = labelled.field, labelled.annotations
+        whose = field.patient or field.group or (field.slide if by_slide else "")
+        for i in range(len(cells)):
+            kind = dataset.classes.names[cells.labels[i]]
+            if kind not in _GENERAL and not cells.crowd[i]:
+                identity = f"{dataset.name}/{field.id}#{cells.ids[i]}"
+                group = f"{dataset.name}/{whose}" if whose else ""
+                yield TypedCell(
+                    identity, field.path, _corners(cells.boxes[i]), kind, dataset.name, group, cells.masks[i]
+                )
 
 
 def _from_masks(dataset: Dataset, part: str) -> Iterator[TypedCell]:

@@ -20,6 +20,7 @@ from detect.evaluate.detection import DetectionReport, measure
 from detect.evaluate.thresholds import best_f1
 from detect.formats.tally import Tally
 from detect.runtime.base import FRAMEWORK, EngineSettings
+from detect.taxonomy import taxonomy
 
 
 def export(
@@ -52,6 +53,8 @@ def export(
         licence=about.licence,
         intended_use=INTENDED_USE,
         limits=(*leak_warning(record), *about.limits),
+        taxonomy=taxonomy().version,
+        trained_on=record["trained_on"],
         classes=card.classes,
         architecture=architecture,
         detector=graph,

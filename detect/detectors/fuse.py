@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detect.bundles.card import MEMBERS, Card, DetectorGraph
-from detect.bundles.draft import INTENDED_USE, Description, check_folder, prepare_folder
+from detect.bundles.draft import INTENDED_USE, Description, check_folder, prepare_folder, trained_on
 from detect.bundles.folder import Bundle, write_card
 from detect.data.cards import Card as DatasetCard
 from detect.data.whole import whole
@@ -101,6 +101,8 @@ def _draft(bundles: Sequence[Bundle], settings: EnsembleSettings, about: Descrip
         licence=about.licence,
         intended_use=INTENDED_USE,
         limits=tuple(dict.fromkeys([*about.limits, *(limit for b in bundles for limit in b.card.limits)])),
+        taxonomy=max(bundle.card.taxonomy for bundle in bundles),
+        trained_on=trained_on((), [bundle.card.trained_on for bundle in bundles]),
         classes=classes,
         architecture={
             "family": "ensemble",

@@ -25,7 +25,8 @@ import yaml
 from pydantic import BaseModel
 
 from detect import __version__, assets
-from detect.bundles.card import WEIGHTS
+from detect.bundles.card import WEIGHTS, TrainedOn
+from detect.bundles.draft import trained_on
 from detect.bundles.folder import open_bundle
 from detect.config import dump, load, load_yaml
 from detect.data import copies
@@ -132,7 +133,12 @@ def train(
             begun = resume and (here / "settings.yaml").exists()
             record = _train(changed, sources(stage.data, stage.split), here, how, begun, tuple(told))
         told.append(
-            {"data": list(record["data"]), "epochs": stage.epochs, "fingerprint": record["fingerprint"]["train"]}
+            {
+                "data": list(record["data"]),
+                "epochs": stage.epochs,
+                "fingerprint": record["fingerprint"]["train"],
+                "trained_on": record["trained_on"],
+            }
         )
         start = str(here / WEIGHTS)
     return record
@@ -179,6 +185,7 @@ def _train(
         "data": [s.card.name for s in sets],
         "split": [Path(s.split).stem for s in sets],
         "stages_before": list(stages),
+        "trained_on": trained_on([s.card for s in sets], [*(s["trained_on"] for s in stages), *_began_with(settings)]),
         "seed": settings.seed,
         "leaking_groups": leaking,
         "fields": {"train": len(learn), "dev": len(dev)},
@@ -201,6 +208,14 @@ def _train(
         record["minutes"] = round((time.monotonic() - started) / 60, 1)
         (out / "run.yaml").write_text(yaml.safe_dump(record, sort_keys=False), "utf-8")
     return record
+
+
+def _began_with(settings: DetectorSettings) -> list[TrainedOn]:
+    """What the bundle that the training begins with had learnt from; nothing where it begins with none."""
+    start = settings.pretrained
+    if isinstance(start, str) and not Path(start).suffix:
+        return [open_bundle(start).card.trained_on]
+    return []
 
 
 def _dev(job: TrainingJob, adapter: Family) -> dict[str, float]:

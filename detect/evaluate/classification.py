@@ -17,13 +17,13 @@ ANSWERS = "answers.json"
 Doubles = NDArray[np.float64]
 BINS = 15  # equal parts of the probability in which calibration is looked at
 PER_TYPE = ("precision", "recall", "specificity", "F1", "ROC AUC", "PR AUC")
-_WHOLE = ("accuracy", "balanced accuracy", "kappa", "Brier", "answered", "accuracy of answered")
+_WHOLE = ("accuracy", "balanced accuracy", "kappa", "Brier", "answered", "accuracy of answered", "covered")
 _TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class ClassificationReport:
-    """Figures over all cells (no abstaining), and what the bundle's least probability does to them.
+    """Figures over all cells (no abstaining), and what sets of likely types do to them.
 
     Attributes:
         balanced_accuracy: mean recall of the types that are there. kappa: Cohen's.
@@ -32,8 +32,8 @@ class ClassificationReport:
         ece: expected calibration error of the best probability, 15 equal bins (Guo et al., ICML 2017); its limits are
             normal ones. brier: mean over cells of the squared gaps, summed over types (Brier, 1950).
         confusion: rows true, columns answered.
-        answered: share of cells whose best probability reaches the bundle's minimum.
-        accuracy_answered: share of those that is right.
+        answered: share of cells whose set holds one type. accuracy_answered: share of those that is right.
+        covered: share of cells whose set holds their type.
     """
 
     types: tuple[str, ...]
@@ -44,6 +44,7 @@ class ClassificationReport:
     ece: Interval
     answered: Interval
     accuracy_answered: Interval
+    covered: Interval
     macro: dict[str, Interval]
     per_type: dict[str, dict[str, Interval]]
     confusion: NDArray[np.int64]
@@ -62,9 +63,10 @@ class ClassificationReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        whole = ("macro_f1", "accuracy", "balanced_accuracy", "kappa", "brier", "ece", "answered", "accuracy_answered")
+        whole = ("macro_f1", "accuracy", "balanced_accuracy", "kappa", "brier", "ece")
+        sets = ("answered", "accuracy_answered", "covered")
         return {
-            **{name: asdict(getattr(self, name)) for name in whole},
+            **{name: asdict(getattr(self, name)) for name in (*whole, *sets)},
             "macro": {name: asdict(v) for name, v in self.macro.items()},
             "f1": {name: asdict(v) for name, v in self.f1.items()},
             "per_type": {t: {name: asdict(v) for name, v in f.items()} for t, f in self.per_type.items()},
@@ -79,7 +81,7 @@ def measure(
     truth: NDArray[np.int64],
     probabilities: NDArray[np.float32],
     groups: Sequence[str],
-    min_probability: float,
+    likely: NDArray[np.bool_] | None = None,
     *,
     rounds: int = 1000,
     seed: int = 1,
@@ -88,10 +90,11 @@ def measure(
 
     Args:
         truth: int64 (n,), indices into `types`. probabilities: (n, types). groups: (n,).
+        likely: bool (n, types), the set of each cell; its likeliest type by default.
     """
     k, n = len(types), len(truth)
     answer = probabilities.argmax(axis=1)
-    statistic = _statistic(k, truth, probabilities, min_probability)
+    statistic = _statistic(k, truth, probabilities, np.eye(k, dtype=bool)[answer] if likely is None else likely)
     got = intervals(statistic, groups, rounds=rounds, seed=seed)
     (ece,) = intervals(_calibration(probabilities, truth), groups, rounds=rounds, seed=seed, normal=True)
     whole, macro = dict(zip(_WHOLE, got, strict=False)), got[len(_WHOLE) : len(_WHOLE) + len(PER_TYPE)]
@@ -108,6 +111,7 @@ def measure(
         ece=ece,
         answered=whole["answered"],
         accuracy_answered=whole["accuracy of answered"],
+        covered=whole["covered"],
         macro=dict(zip(PER_TYPE, macro, strict=True)),
         per_type={t: {name: each[j][i] for j, name in enumerate(PER_TYPE)} for i, t in enumerate(types)},
         confusion=confusion,
@@ -116,10 +120,11 @@ def measure(
     )
 
 
-def _statistic(k: int, truth: NDArray[np.int64], told: NDArray[np.float32], least: float) -> Any:
+def _statistic(k: int, truth: NDArray[np.int64], told: NDArray[np.float32], likely: NDArray[np.bool_]) -> Any:
     """Weights, (rounds, n), to all figures but calibration, (rounds, figures): whole, macro, per type."""
     answer = told.argmax(axis=1)
-    right, sure = answer == truth, told.max(axis=1) >= least
+    right, sure = answer == truth, likely.sum(axis=1) == 1
+    covered = likely[np.arange(len(truth)), truth]
     one_true, one_answer = np.eye(k)[truth], np.eye(k)[answer]
     brier = np.square(told.astype(np.float64) - one_true).sum(axis=1)
     ranks = [_Ranking(told[:, t], truth == t) for t in range(k)]
@@ -148,7 +153,8 @@ def _statistic(k: int, truth: NDArray[np.int64], told: NDArray[np.float32], leas
             ratio(accuracy - chance, 1 - chance),
             (weights @ brier) / n,
             (weights @ sure) / n,
-            ratio(weights @ (right & sure), weights @ sure.astype(np.float64)),
+            ratio(weights @ (covered & sure), weights @ sure.astype(np.float64)),
+            (weights @ covered) / n,
         ]
         return np.concatenate([np.stack(whole + [_mean(e) for e in each], axis=1), *each], axis=1)
 
@@ -228,6 +234,7 @@ def markdown(report: ClassificationReport, title: str) -> str:
         f"- macro ROC AUC {report.macro['ROC AUC']}, PR AUC {report.macro['PR AUC']}",
         f"- expected calibration error {report.ece}, Brier {report.brier}",
         f"- answered {report.answered}, right among them {report.accuracy_answered}",
+        f"- type among those held likely {report.covered}",
         "",
         "| type | cells | " + " | ".join(PER_TYPE) + " |",
         "| --- | ---: |" + " --- |" * len(PER_TYPE),
@@ -283,17 +290,3 @@ def temperature(scores: NDArray[np.floating], truth: NDArray[np.int64]) -> float
         log_sum = np.log(np.exp(scaled - top).sum(axis=1)) + top[:, 0]
         losses.append(float((log_sum - scaled[np.arange(len(truth)), truth]).mean()))
     return float(round(grid[int(np.argmin(losses))], 3))
-
-
-def least_probability(probabilities: NDArray[np.float32], truth: NDArray[np.int64], min_accuracy: float) -> float:
-    """The lowest probability, to 0.01, from which on the share of right answers reaches `min_accuracy`.
-
-    1.0, so that nothing is answered, where no probability reaches it.
-    """
-    best = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
-    for limit in np.round(np.arange(0, 1.0, 0.01), 2):
-        shown = best >= np.float32(limit)
-        if shown.any() and right[shown].mean() >= min_accuracy:
-            return float(limit)
-    return 1.0

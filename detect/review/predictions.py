@@ -15,7 +15,7 @@ from detect.bundles.folder import open_bundle
 from detect.errors import ImageError
 from detect.evaluate.saved import METRICS, read_saved
 from detect.images import decode
-from detect.pipeline import Pipeline
+from detect.pipeline.run import Opened, Pipeline, asked
 from detect.review.database import ReviewError
 from detect.review.snapshot import Entry
 from detect.runtime.base import EngineSettings, cores
@@ -186,6 +186,7 @@ def _record(row: Mapping[str, Any]) -> CellRecord:
         row["type"],
         row["type_score"],
         dict(row["probabilities"] or ()),
+        tuple(row["candidates"] or ()),
         dict(row["attributes"] or ()),
         tuple(row["flags"] or ()),
         rle_of(row["mask"]) if row["mask"] else None,
@@ -225,8 +226,8 @@ class _Bundle:
         detector = open_bundle(given, "detector")
         self.name, self._classes = detector.card.name, classes
         self._thresholds = detector.detector.thresholds
-        classifiers = [open_bundle(classifier, "classifier")] if classifier else []
-        self._pipeline = Pipeline(detector, classifiers, EngineSettings(), min_score=FLOOR)
+        nodes = (asked(open_bundle(classifier, "classifier")),) if classifier else ()
+        self._pipeline = Pipeline(Opened(detector, nodes), EngineSettings(), min_score=FLOOR)
 
     def of(self, entries: Sequence[Entry]) -> Iterator[Found | None]:
         # As scoring looks at them: each slide at the scale that its red cells tell.

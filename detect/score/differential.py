@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from detect.bundles.card import Card
 from detect.evaluate.intervals import Interval, wilson
+from detect.pipeline.route import UNFAMILIAR
 from detect.score.store import UNSURE_SCALE, Store, write_bytes, write_table
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 
@@ -35,6 +36,7 @@ class Slide:
     Attributes:
         white: nucleated white cells counted, smudge cells left out.
         differential: its types, "unidentified" last. beside: red cells, platelets and whatever else was found.
+        unidentified: of those, the ones that could not be named. unfamiliar: those unlike what the models learnt from.
         scale: median diameter of the red cells over fields, pixels; None where there are too few.
         scale_spread: half the distance between the quartiles of the fields, as a part of it.
         scale_unsure: the size of the cells was not clear before they were looked for.
@@ -49,6 +51,8 @@ class Slide:
     scale: float | None
     scale_spread: float | None = None
     scale_unsure: bool = False
+    unidentified: int = 0
+    unfamiliar: int = 0
 
     @property
     def few(self) -> bool:
@@ -78,18 +82,22 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
     """
     labels: dict[str, Counter[str]] = {}
     kinds: dict[str, Counter[str]] = {}
-    for table in store.cells(("slide", "label", "type")):
-        rows = zip(*(table.column(c).to_pylist() for c in ("slide", "label", "type")), strict=True)
-        for (slide, label, kind), n in Counter(rows).items():
+    strange: Counter[str] = Counter()
+    for table in store.cells(("slide", "label", "type", "flags")):
+        columns = [table.column(c).to_pylist() for c in ("slide", "label", "type")]
+        odd = [UNFAMILIAR in flags for flags in table.column("flags").to_pylist()]
+        for (slide, label, kind, unfamiliar), n in Counter(zip(*columns, odd, strict=True)).items():
             labels.setdefault(slide, Counter())[label] += n
             if taxonomy().is_a(label, "WBC"):
-                kinds.setdefault(slide, Counter())[white_type(label, kind)] += n
+                named = white_type(label, kind)
+                kinds.setdefault(slide, Counter())[named] += n
+                strange[slide] += n * (unfamiliar and taxonomy().in_differential(named))
     fields = store.fields()
     status: dict[str, Counter[str]] = {}
     scales: dict[str, list[float]] = {}
     unsure: set[str] = set()
-    columns = (fields.column(c).to_pylist() for c in ("slide", "status", "scale", "flags"))
-    for slide, state, scale, flags in zip(*columns, strict=True):
+    told = (fields.column(c).to_pylist() for c in ("slide", "status", "scale", "flags"))
+    for slide, state, scale, flags in zip(*told, strict=True):
         status.setdefault(slide, Counter())[state] += 1
         if UNSURE_SCALE in flags:
             unsure.add(slide)
@@ -118,6 +126,8 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
                 median(scales[name]) if name in scales else None,
                 _spread(scales[name]) if name in scales else None,
                 name in unsure,
+                counted[UNIDENTIFIED],
+                strange[name],
             )
         )
     return out

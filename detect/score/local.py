@@ -19,7 +19,7 @@ from detect.errors import ImageError
 from detect.images import decode
 from detect.images.magnification import Scale
 from detect.images.quality import quality
-from detect.pipeline import Cells, Pipeline
+from detect.pipeline.run import Cells, Pipeline
 from detect.score.scales import Looked
 from detect.score.store import CAPPED, UNSURE_SCALE, FieldRecord
 from detect.types import CellRecord, Field, Image

@@ -21,6 +21,7 @@ from detect.classify.crops import crop
 from detect.errors import ImageError
 from detect.images import decode
 from detect.images.folder import Folder
+from detect.pipeline.route import UNFAMILIAR
 from detect.score.differential import FEW, Slide, not_seen, white_type
 from detect.score.settings import ScoreSettings
 from detect.score.store import CAPPED, Store, write_bytes
@@ -36,7 +37,8 @@ _QUALITY = 82
 _ALL_CROPS, _ALL_OVERLAYS = 960, 120  # crops of one type, and overlays, over all slides: about 30 MB of page
 # Outlines by label, RGB: readable on pink and on violet, and apart for colour-blind eyes.
 _LINES = {"WBC": (0, 60, 200), "RBC": (150, 150, 150), "Platelet": (230, 110, 0)}
-_COLUMNS = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score", "type", "type_score", "probabilities")
+_FOUND = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score")
+_COLUMNS = (*_FOUND, "type", "type_score", "probabilities", "candidates", "flags")
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,20 @@ class _Cell:
     type: str
     type_score: float | None
     best: str
+    candidates: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     @property
     def said(self) -> str:
-        """The answer in words: how sure, or for an unidentified cell what it came nearest to."""
+        """The answer in words: how sure, or what it may be, or that nothing like it was learnt."""
         if self.type_score is None:
             return self.type
+        if UNFAMILIAR in self.flags:
+            return f"unfamiliar, nearest {self.best}"
+        if self.candidates:
+            return " or ".join(self.candidates[:3]) + "?"
         sure = ">99 %" if self.type_score > 0.99 else f"{100 * self.type_score:.0f} %"
-        return f"{self.best}? {sure}" if self.type == UNIDENTIFIED else f"{sure} sure"
+        return f"like no type, nearest {self.best}" if self.type == UNIDENTIFIED else f"{sure} sure"
 
 
 def write(
@@ -153,9 +161,10 @@ def _white_labels(table: pa.Table) -> list[str]:
 
 def _rows(table: pa.Table) -> Iterator[tuple[str, _Cell]]:
     for row in zip(*(table.column(c).to_pylist() for c in _COLUMNS), strict=True):
-        slide, field, number, x0, y0, x1, y1, label, score, kind, sure, chances = row
+        slide, field, number, x0, y0, x1, y1, label, score, kind, sure, chances, candidates, flags = row
         best = max(chances, key=lambda pair: pair[1])[0] if chances else ""
-        yield slide, _Cell(field, number, (x0, y0, x1, y1), label, score, white_type(label, kind), sure, best)
+        place, named = (x0, y0, x1, y1), white_type(label, kind)
+        yield slide, _Cell(field, number, place, label, score, named, sure, best, tuple(candidates), tuple(flags))
 
 
 class _Pictures:

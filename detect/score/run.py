@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from detect import __version__
-from detect.bundles.folder import Bundle, open_bundle
 from detect.errors import ConfigError, DataError
 from detect.images.folder import Folder, scan
-from detect.pipeline import Pipeline
+from detect.pipeline.route import names_of
+from detect.pipeline.run import Opened, Pipeline, open_pipeline
 from detect.runtime.base import EngineSettings, cores
 from detect.score import differential, report
 from detect.score.local import Row, score_fields
@@ -61,10 +61,10 @@ def score(
     """
     started = time.monotonic()
     found = _fields(folder, out)
-    detector, classifiers = _bundles(settings)
+    opened = open_pipeline(settings.pipeline)
     workers = settings.workers or cores()
     engine = EngineSettings(settings.engine, settings.precision, workers, settings.device).resolved()
-    pipeline = Pipeline(detector, classifiers, engine, min_score=settings.min_score, thresholds=settings.thresholds)
+    pipeline = Pipeline(opened, engine, min_score=settings.min_score, thresholds=settings.thresholds)
     check_scale(pipeline.detector, settings)
     store = Store.create(out, overwrite=overwrite)
     scales = looked(pipeline.detector, found.fields, settings, workers)
@@ -76,12 +76,12 @@ def score(
         rows = score_fields(pipeline, fields, scales, batch=settings.batch, workers=workers, progress=progress)
         _store(store, number, rows)
     scored = time.monotonic()
-    types = list(dict.fromkeys(t for bundle in classifiers for t in bundle.card.classes))
+    types = list(dict.fromkeys(t for node in opened.nodes for t in names_of(node.bundle)))
     slides = tuple(differential.count(store, types))
     differential.write(slides, out)
     states = store.fields().column("status").to_pylist()
-    about = _about(folder, found, settings, engine, detector, classifiers)
-    report.write(store, found, slides, [detector.card, *(c.card for c in classifiers)], settings, about)
+    about = _about(folder, found, settings, engine, opened) | {"not_asked": list(pipeline.unreached)}
+    report.write(store, found, slides, [b.card for b in opened.bundles], settings, about)
     ok = states.count("ok")
     seconds = time.monotonic() - started
     store.write_run(
@@ -122,15 +122,6 @@ def _fields(folder: Path, out: Path) -> Folder:
     return found
 
 
-def _bundles(settings: ScoreSettings) -> tuple[Bundle, list[Bundle]]:
-    detector = open_bundle(settings.detector, "detector")
-    classifiers = [open_bundle(name, "classifier") for name in settings.classifiers]
-    names = [bundle.card.name for bundle in (detector, *classifiers)]
-    if len(set(names)) != len(names):
-        raise ConfigError(f"two bundles share a name: {names}", remedy="name each bundle once")
-    return detector, classifiers
-
-
 def _without(found: Folder, out: Path) -> Folder:
     """The folder without what an earlier run wrote into it."""
     inside = out.resolve()
@@ -148,8 +139,7 @@ def _about(
     found: Folder,
     settings: ScoreSettings,
     engine: EngineSettings,
-    detector: Bundle,
-    classifiers: list[Bundle],
+    opened: Opened,
 ) -> dict[str, Any]:
     return {
         "statement": STATEMENT,
@@ -159,7 +149,8 @@ def _about(
         "other_files": list(found.others),
         "settings": settings.model_dump(mode="json"),
         "engine": {"name": engine.name, "precision": engine.precision, "device": engine.device},
-        "bundles": {b.card.name: b.hash for b in (detector, *classifiers)},
+        "bundles": {b.card.name: b.hash for b in opened.bundles},
+        "synthetic": [b.card.name for b in opened.bundles if b.card.trained_on == "synthetic"],
     }
 
 

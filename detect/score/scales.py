@@ -41,7 +41,7 @@ def check_scale(detector: Detector, settings: ScoreSettings) -> None:
     """ConfigError where a person tells a scale that the detector cannot make use of."""
     if settings.told_scale is None or detector.red_cell_px is not None or isinstance(detector, ClassicalDetector):
         return
-    what = f"the detector {settings.detector} does not say how large red cells were in its training"
+    what = f"the detector {settings.pipeline.detector} does not say how large red cells were in its training"
     raise ConfigError(what, remedy="use --scale fit, or export the bundle again")
 
 

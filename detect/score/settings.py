@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from detect.config import Settings
 from detect.images.magnification import RED_CELL_UM, Looking, Scale, given
+from detect.pipeline.settings import PipelineSettings, load_pipeline
 from detect.runtime.base import Precision
 
 _SMALLEST, _LARGEST = 4.0, 2000.0  # pixels of a red cell that a person may tell of
@@ -18,7 +19,7 @@ class ScoreSettings(Settings):
     """How a folder is scored.
 
     Attributes:
-        detector, classifiers: bundle folders, or names of released bundles.
+        pipeline: what is asked of a field.
         engine, precision, device: see `runtime.base.EngineSettings`.
         batch: fields per batch. part: fields per file of the store.
         workers: batches worked on at once; 0 takes one per processor core.
@@ -31,8 +32,7 @@ class ScoreSettings(Settings):
         gallery, overlays: most cell pictures of one type, and most fields drawn, per slide of the report.
     """
 
-    detector: str = "cells-yolov8n"
-    classifiers: tuple[str, ...] = ("wbc-types-small",)
+    pipeline: PipelineSettings = Key(default_factory=lambda: load_pipeline("default"))
     engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
     precision: Precision = "fp32"
     device: str = "cpu"

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 from pycocotools import mask as rle
+from sklearn.covariance import LedoitWolf
 
 from detect.config import parse
 from detect.data.typed import TypedCell
@@ -20,9 +22,10 @@ from tests.classify.conftest import TYPES
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from detect.classify import answerers, fit  # noqa: E402
-from detect.classify.answerers import combine, measured_of, takes_measured  # noqa: E402
+from detect.classify import familiar as familiarity  # noqa: E402
+from detect.classify.answerers import Familiar, combine, measured_of, takes_measured  # noqa: E402
 from detect.classify.bundled import sees_pixels  # noqa: E402
-from detect.classify.cells import keep  # noqa: E402
+from detect.classify.cells import Cells, keep  # noqa: E402
 from detect.classify.crops import crop, resize  # noqa: E402
 from detect.classify.export import write_graph  # noqa: E402
 from detect.classify.fit import Task, mixture  # noqa: E402
@@ -225,16 +228,30 @@ def test_a_hybrid_is_a_graph_like_any_other(task: Task, network: Path, tmp_path:
     assert np.array_equal(fit.answers_of(again, told, dev, 48, 0.1), scores)
     measured = measured_of(told)
     assert bool(measured) == takes_measured(again)
-    write_graph(again, told, 48, tmp_path / "g.onnx")
+    model, distances = familiar(again, told, keep(task.cells, TYPES, settings), dev, settings)
+    write_graph(model, told, 48, tmp_path / "g.onnx")
     inputs: list[Any] = [dev.crops(48, 0.1)]
     if measured:
         inputs.append(measure(measured, inputs[0]))
     if not sees_pixels(told):
         inputs = inputs[1:]
     for engine in installed():
-        (got,) = open_graph(tmp_path / "g.onnx", EngineSettings(engine)).run(*inputs)
+        got, far = open_graph(tmp_path / "g.onnx", EngineSettings(engine)).run(*inputs)
         assert got.argmax(axis=1).tolist() == scores.argmax(axis=1).tolist()
         assert np.abs(got - scores).max() < 2e-3 * max(1, np.abs(scores).max())
+        assert far == pytest.approx(distances, rel=1e-2)
+
+
+def familiar(
+    model: torch.nn.Module, told: Any, learnt: Cells, cells: Cells, settings: CropSettings
+) -> tuple[Familiar, NDArray[np.float64]]:
+    """The model with what it knows of the cells that it learnt from; and the distances of cells by scikit-learn."""
+    before, here = (familiarity._features(model, told, c, settings) for c in (learnt, cells))
+    means = np.stack([before[learnt.labels == t].mean(axis=0) for t in range(len(learnt.types))])
+    inverse = LedoitWolf(assume_centered=True).fit(before - means[learnt.labels]).precision_
+    away = here[:, None] - means[None]
+    distances = np.einsum("ntf,fg,ntg->nt", away, inverse, away).min(axis=1) / here.shape[1]
+    return Familiar(model, **familiarity.learnt_cells(model, told, learnt, settings)).eval(), distances
 
 
 @pytest.mark.parametrize("rule", ["majority", "mean", "weighted", "stacking"])
@@ -252,11 +269,13 @@ def test_an_ensemble_is_a_graph_too(task: Task, network: Path, tmp_path: Path, r
     again = answerers.rebuild(told, tmp_path / "out" / "weights.safetensors")
     assert np.array_equal(fit.answers_of(again, told, dev, 48, 0.1), scores)
     assert measured_of(told) == ("colour",)
-    write_graph(again, told, 48, tmp_path / "g.onnx")
+    model, distances = familiar(again, told, keep(task.cells, TYPES, settings), dev, settings)
+    write_graph(model, told, 48, tmp_path / "g.onnx")
     crops = dev.crops(48, 0.1)
     for engine in installed():
-        (got,) = open_graph(tmp_path / "g.onnx", EngineSettings(engine)).run(crops, measure(["colour"], crops))
+        got, far = open_graph(tmp_path / "g.onnx", EngineSettings(engine)).run(crops, measure(["colour"], crops))
         assert np.abs(got - scores).max() < 2e-3 * max(1, np.abs(scores).max())
+        assert far == pytest.approx(distances, rel=1e-2)
 
 
 def test_load_recipe_tells_them_apart(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from detect.classify.bundled import BundleClassifier
 from detect.detectors.bundled import BundleDetector
 from detect.images import decode, preprocess
 from detect.images.preprocess import Step
-from detect.pipeline import Pipeline
+from detect.pipeline.run import Opened, Pipeline, asked
 from detect.runtime.base import EngineSettings
 from tests.cli.command import inside
 from tests.detectors.conftest import Drawn
@@ -51,7 +51,7 @@ def test_a_classifier_sees_cells_of_preprocessed_fields(bundle: Bundle, drawn: D
     fields = [pixels for pixels, _ in drawn][:2]
     names = [("s", f"{i}") for i in range(2)]
     engine = EngineSettings()
-    cells = Pipeline(bundle, [changed], engine).run(fields, names)
+    cells = Pipeline(Opened(bundle, (asked(changed),)), engine).run(fields, names)
     plain = BundleClassifier(typer)
     told = 0
     for pixels, found in zip(fields, cells, strict=True):

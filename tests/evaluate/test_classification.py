@@ -21,8 +21,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from detect.evaluate.classification import least_probability, macro_f1, markdown, measure, temperature, write
 from detect.evaluate.classification import log_loss as our_log_loss
+from detect.evaluate.classification import macro_f1, markdown, measure, temperature, write
 
 TYPES = ("Neutrophil", "Lymphocyte", "Monocyte", "Eosinophil")
 
@@ -41,7 +41,7 @@ def answers(seed: int, n: int = 80, known: int = 4) -> tuple[np.ndarray, np.ndar
 @given(st.integers(0, 10**6), st.integers(5, 120), st.integers(1, 4))
 def test_equals_scikit_learn(seed: int, n: int, known: int) -> None:
     truth, probabilities = answers(seed, n, known)
-    got = measure(TYPES, truth, probabilities, [str(i) for i in range(n)], 0.5, rounds=10)
+    got = measure(TYPES, truth, probabilities, [str(i) for i in range(n)], rounds=10)
     answer = probabilities.argmax(axis=1)
     present = np.unique(truth)
     each = f1_score(truth, answer, labels=range(4), average=None, zero_division=0)
@@ -54,25 +54,27 @@ def test_equals_scikit_learn(seed: int, n: int, known: int) -> None:
 
 def test_answered_are_the_sure_ones() -> None:
     truth, probabilities = answers(2)
-    got = measure(TYPES, truth, probabilities, [str(i) for i in range(80)], 0.6, rounds=10)
-    sure = probabilities.max(axis=1) >= 0.6
-    right = probabilities.argmax(axis=1) == truth
+    likely = probabilities >= 0.35
+    got = measure(TYPES, truth, probabilities, [str(i) for i in range(80)], likely, rounds=10)
+    sure = likely.sum(axis=1) == 1
+    right = likely[np.arange(80), truth]
     assert 0 < sure.sum() < 80
     assert got.answered.value == pytest.approx(sure.mean())
     assert got.accuracy_answered.value == pytest.approx(right[sure].mean())
+    assert got.covered.value == pytest.approx(right.mean())
     assert got.accuracy_answered.value > got.accuracy.value
 
 
 def test_groups_are_counted_and_limits_hold_the_figure() -> None:
     truth, probabilities = answers(3)
-    got = measure(TYPES, truth, probabilities, [f"g{i // 4}" for i in range(80)], 0.5, rounds=200)
+    got = measure(TYPES, truth, probabilities, [f"g{i // 4}" for i in range(80)], rounds=200)
     assert (got.n_cells, got.n_groups) == (80, 20)
     assert got.accuracy.low < got.accuracy.value < got.accuracy.high
 
 
 def test_files_name_every_type(tmp_path: Path) -> None:
     truth, probabilities = answers(4)
-    got = measure(TYPES, truth, probabilities, [str(i) for i in range(80)], 0.5, rounds=20)
+    got = measure(TYPES, truth, probabilities, [str(i) for i in range(80)], rounds=20)
     write(got, tmp_path / "out", "cells of four types", {"part": "test"})
     said = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert said["part"] == "test"
@@ -96,21 +98,13 @@ def test_temperature_undoes_overconfidence() -> None:
     )
 
 
-def test_least_probability_is_the_first_that_is_right_enough() -> None:
-    probabilities = np.array([[0.905, 0.095], [0.805, 0.195], [0.705, 0.295], [0.605, 0.395]], np.float32)
-    truth = np.array([0, 0, 1, 1])
-    assert least_probability(probabilities, truth, 1.0) == pytest.approx(0.71)
-    assert least_probability(probabilities, truth, 0.5) == 0.0
-    assert least_probability(probabilities, np.array([1, 1, 1, 1]), 0.5) == 1.0
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(8, 90), st.integers(1, 4), st.booleans())
 def test_every_figure_equals_scikit_learns(seed: int, n: int, known: int, tied: bool) -> None:
     truth, probabilities = answers(seed, n, known)
     if tied:
         probabilities = np.round(probabilities, 1)
-    got = measure(TYPES, truth, probabilities, [str(i) for i in range(n)], 0.5, rounds=10)
+    got = measure(TYPES, truth, probabilities, [str(i) for i in range(n)], rounds=10)
     answer, present = probabilities.argmax(axis=1), np.unique(truth)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -141,8 +135,11 @@ def test_a_drawn_group_weighs_as_often_as_it_was_drawn() -> None:
 
     truth, probabilities = answers(9, 40)
     often = np.random.default_rng(1).integers(0, 3, 40)
-    figures = _statistic(4, truth, probabilities, 0.5)
-    again = _statistic(4, np.repeat(truth, often), np.repeat(probabilities, often, axis=0), 0.5)
+    likely = probabilities > 0.2
+    figures = _statistic(4, truth, probabilities, likely)
+    again = _statistic(
+        4, np.repeat(truth, often), np.repeat(probabilities, often, axis=0), np.repeat(likely, often, axis=0)
+    )
     weighed = figures(often[None].astype(float))[0]
     assert weighed == pytest.approx(again(np.ones((1, often.sum())))[0], nan_ok=True)
 
@@ -153,7 +150,7 @@ def test_calibration_error_of_known_cases() -> None:
     groups = [str(i) for i in range(100)]
     for share, gap in ((60, 0.2), (80, 0.0)):
         truth = np.array([0] * share + [1] * (100 - share))
-        got = measure(("a", "b"), truth, probabilities, groups, 0.5, rounds=20)
+        got = measure(("a", "b"), truth, probabilities, groups, rounds=20)
         assert got.ece.value == pytest.approx(gap, abs=1e-6)
 
 

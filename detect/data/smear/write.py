@@ -39,6 +39,13 @@ from detect.types import Annotations, ClassMap, Dataset, Field, Image, LabelledF
 Progress = Callable[[int, int], None]
 LABELS, SLIDES, SPLIT, ABOUT = "annotations.json", "slides.csv", "split.csv", "smear.yaml"
 DETECTED = ("WBC", "RBC", "Platelet")
+# What the bundles of a pipeline are asked, one card each: which white cell, of a blast which lineage, which FAB type.
+QUESTIONS = {
+    "white": ("Neutrophil", "Lymphocyte", "Monocyte", "Eosinophil", "Basophil", "Immature granulocyte", "Blast",
+              "Smudge cell", "Artefact"),
+    "blasts": ("Lymphoblast", "Myeloblast"),
+    "fab": ("FAB L1", "FAB L2", "FAB L3"),
+}  # fmt: skip
 _EVERY = 5  # a slide for dev among so many
 _SEVERAL = 8  # slides whose grain a process keeps
 
@@ -167,7 +174,8 @@ def _write(settings: Smear, asked: Asked, dataset: Dataset, folder: Path) -> Non
     Split("split", tuple(Row(f.id, f.slide, p, file_hash(f.path)) for f, p in parts)).write(folder / SPLIT)
     types = [n for n in names if n not in ("RBC", "Platelet", "Platelet clump", "Artefact")]
     _card(asked.name, DETECTED, names, folder)
-    _card(f"{asked.name}-types", types, names, folder)
+    for question, answers in {"types": types, **QUESTIONS}.items():
+        _card(f"{asked.name}-{question}", answers, names, folder)
     about = {
         "smear_detect": __version__,
         "seed": asked.seed,
@@ -197,5 +205,6 @@ def _card(name: str, classes: Sequence[str], drawn: Sequence[str], folder: Path)
         "grouping": {"key": "slide"},
         "layout": {"format": "coco", "parts": {"all": {"images": "images", "labels": LABELS}}},
         "split": SPLIT,
+        "synthetic": True,
     }
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(card, sort_keys=False), "utf-8")

@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from detect.bundles.card import Calibration, Familiarity
 from detect.bundles.folder import Bundle, open_bundle
 from detect.classify.bundled import BundleClassifier
 from detect.detectors.bundled import BundleDetector
-from detect.pipeline import Cells, Pipeline
+from detect.pipeline.route import SYNTHETIC, UNFAMILIAR
+from detect.pipeline.run import Cells, Opened, Pipeline, asked
 from detect.runtime.base import EngineSettings
 from detect.taxonomy import UNIDENTIFIED
 from detect.types import Image
@@ -44,18 +46,20 @@ def names(fields: list[Image]) -> list[tuple[str, str]]:
 
 def run(fields: list[Image], detector: Bundle, *classifiers: Bundle, min_score: float | None = None) -> list[Cells]:
     """Score fields in the usual engine."""
-    return Pipeline(detector, classifiers, ENGINE, min_score=min_score).run(fields, names(fields))
+    opened = Opened(detector, tuple(asked(c) for c in classifiers))
+    return Pipeline(opened, ENGINE, min_score=min_score).run(fields, names(fields))
 
 
 def changed(bundle: Bundle, **changes: object) -> Bundle:
-    """The same classifier under other settings."""
+    """The same classifier under other settings; without more, one that always answers."""
+    changes = {"calibration": None, "familiarity": None} | changes
     assert bundle.card.classifier is not None
     section = bundle.card.classifier.model_copy(update=changes)
     return replace(bundle, card=bundle.card.model_copy(update={"classifier": section}))
 
 
 def test_cells_are_what_the_two_stages_say(fields: list[Image], detector: Bundle, classifier: Bundle) -> None:
-    cells = run(fields, detector, changed(classifier, min_probability=0.0))
+    cells = run(fields, detector, changed(classifier))
     typer = BundleClassifier(classifier, ENGINE)
     typed = 0
     for i, (found, got) in enumerate(zip(BundleDetector(detector, ENGINE).predict(fields), cells, strict=True)):
@@ -76,14 +80,39 @@ def test_cells_are_what_the_two_stages_say(fields: list[Image], detector: Bundle
     assert typed > 2
 
 
-def test_below_the_least_probability_a_cell_is_unidentified(
+def of_any_type(bundle: Bundle) -> Calibration:
+    """A calibration by which every type is likely."""
+    return Calibration(strange=dict.fromkeys(bundle.card.classes, (1.0,)), on="a test")
+
+
+def test_a_cell_that_may_be_of_several_types_is_unidentified(
     fields: list[Image], detector: Bundle, classifier: Bundle
 ) -> None:
-    cells = run(fields, detector, changed(classifier, min_probability=1.0, temperature=3.0))
+    cells = run(fields, detector, changed(classifier, calibration=of_any_type(classifier), temperature=3.0))
     white = [c for field in cells for c in field.records if c.label == "WBC"]
     assert white
     assert {c.type for c in white} == {UNIDENTIFIED}
-    assert all(c.type_score is not None and 0 < c.type_score < 1 for c in white)
+    for c in white:
+        assert c.type_score == pytest.approx(max(c.probabilities.values()))
+        assert c.candidates == tuple(sorted(c.probabilities, key=lambda t: -c.probabilities[t]))
+        assert c.flags in ((), ("border",))
+
+
+def test_a_cell_unlike_all_that_was_learnt_is_flagged_and_not_named(
+    fields: list[Image], detector: Bundle, classifier: Bundle
+) -> None:
+    cells = run(fields, detector, changed(classifier, familiarity=Familiarity(limit=0.0, false_flags=1.0)))
+    white = [c for field in cells for c in field.records if c.label == "WBC"]
+    assert white
+    assert all(c.type == UNIDENTIFIED and UNFAMILIAR in c.flags and len(c.candidates) == 1 for c in white)
+
+
+def test_who_knows_drawn_cells_only_is_named_on_every_row(
+    fields: list[Image], detector: Bundle, classifier: Bundle
+) -> None:
+    drawn = replace(classifier, card=classifier.card.model_copy(update={"trained_on": "synthetic"}))
+    for field in run(fields, detector, drawn):
+        assert {(SYNTHETIC in c.flags) == (c.label == "WBC") for c in field.records} == {True}
 
 
 def test_a_class_that_no_classifier_wants_has_no_type(
@@ -97,8 +126,8 @@ def test_a_class_that_no_classifier_wants_has_no_type(
 def test_the_first_classifier_that_wants_a_class_gets_it(
     fields: list[Image], detector: Bundle, classifier: Bundle
 ) -> None:
-    sure = changed(classifier, min_probability=0.0)
-    never = changed(classifier, min_probability=1.0, temperature=3.0, routed_from=("WBC", "Platelet"))
+    sure = changed(classifier)
+    never = changed(classifier, calibration=of_any_type(classifier), routed_from=("WBC", "Platelet"))
     first = [c for field in run(fields, detector, sure, never) for c in field.records]
     second = [c for field in run(fields, detector, never, sure) for c in field.records]
     assert UNIDENTIFIED not in {c.type for c in first if c.label == "WBC"}
@@ -147,8 +176,9 @@ def test_no_fields_no_cells(detector: Bundle, classifier: Bundle) -> None:
 
 
 def test_a_class_may_have_another_threshold(fields: list[Image], detector: Bundle) -> None:
-    plain = Pipeline(detector, (), ENGINE).run(fields, names(fields))
-    none = Pipeline(detector, (), ENGINE, thresholds={"RBC": 1.0}).run(fields, names(fields))
+    opened = Opened(detector, ())
+    plain = Pipeline(opened, ENGINE).run(fields, names(fields))
+    none = Pipeline(opened, ENGINE, thresholds={"RBC": 1.0}).run(fields, names(fields))
     for a, b in zip(plain, none, strict=True):
         assert [c.box for c in a.records if c.label != "RBC"] == [c.box for c in b.records]
     assert any(c.label == "RBC" for cells in plain for c in cells.records)

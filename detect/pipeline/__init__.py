@@ -1,0 +1,1 @@
+"""A batch of fields to cells: detect, crop, route down the taxonomy, classify, abstain."""

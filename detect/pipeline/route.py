@@ -1,0 +1,151 @@
+"""Cells down the taxonomy: each node is asked of the cells that bear one of its labels, and may give them another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from detect.bundles.folder import Bundle
+from detect.classify.bundled import Answers, BundleClassifier
+from detect.errors import BundleError
+from detect.runtime.base import EngineSettings
+from detect.taxonomy import UNIDENTIFIED, taxonomy
+from detect.types import CellCrop, Detections, Image
+
+UNFAMILIAR, SYNTHETIC = "unfamiliar", "synthetic"  # flags of a cell
+_GENERAL = ("WBC", "Cell")  # what these say of a white cell is nothing that the detector did not say
+
+
+@dataclass
+class Answer:
+    """What is known of one cell so far.
+
+    Attributes:
+        type: its name as far down the taxonomy as could be told; None where nothing was asked.
+        sure: probability of that name, down the whole route. probabilities: of all names that were asked for.
+        candidates: the names that it may be, where they are several.
+        open: the next node may be asked.
+    """
+
+    type: str | None = None
+    sure: float | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
+    candidates: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    open: bool = True
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A bundle and the labels whose cells it is asked of."""
+
+    bundle: Bundle
+    ask: tuple[str, ...]
+
+
+class Router:
+    """The nodes of a pipeline.
+
+    Args:
+        labels: what the detector calls cells.
+
+    Attributes:
+        unreached: nodes that are never asked, since nothing gives their labels; in words.
+    """
+
+    def __init__(self, nodes: Sequence[Asked], labels: Iterable[str], engine: EngineSettings, error: float) -> None:
+        given, reached, unreached = set(labels), [], []
+        for node in nodes:
+            check_names(node.bundle)
+            if given.isdisjoint(node.ask):
+                unreached.append(f"{node.bundle.card.name} (nothing gives {' or '.join(node.ask)})")
+                continue
+            reached.append(node)
+            given |= set(names_of(node.bundle))
+        self.unreached = tuple(unreached)
+        self._nodes = [_Node(node, BundleClassifier(node.bundle, engine, error=error)) for node in reached]
+
+    def run(self, fields: Sequence[Image], found: Sequence[Detections]) -> list[dict[int, Answer]]:
+        """Per field: cell position to what is known of it. Crops of all fields share batches."""
+        out: list[dict[int, Answer]] = [{} for _ in fields]
+        for node in self._nodes:
+            places: list[tuple[int, int]] = []
+            crops: list[CellCrop] = []
+            for i, detections in enumerate(found):
+                cells = [j for j in range(len(detections)) if node.wants(detections, j, out[i].get(j))]
+                pixels = node.classifier.ready(fields[i]) if cells else fields[i]
+                masks = detections.masks or (None,) * len(detections)
+                places += [(i, j) for j in cells]
+                crops += [node.classifier.cut(pixels, box(detections, j), masks[j]) for j in cells]
+            answers = node.classifier.answer(crops)
+            for k, (i, j) in enumerate(places):
+                node.tell(out[i].setdefault(j, Answer()), answers, k)
+        return out
+
+
+class _Node:
+    def __init__(self, node: Asked, classifier: BundleClassifier) -> None:
+        self.ask, self.classifier = frozenset(node.ask), classifier
+        self.names = names_of(node.bundle)
+        self.flags = (SYNTHETIC,) if node.bundle.card.trained_on == "synthetic" else ()
+
+    def wants(self, found: Detections, j: int, answer: Answer | None) -> bool:
+        """Whether this is a question about that cell."""
+        if answer is None:
+            return found.classes.names[found.labels[j]] in self.ask
+        return answer.open and answer.type in self.ask
+
+    def tell(self, answer: Answer, told: Answers, k: int) -> None:
+        """Add the k-th answer to what is known of a cell."""
+        before = 1.0 if answer.sure is None else answer.sure
+        shares = {n: before * float(p) for n, p in zip(self.names, told.probabilities[k], strict=True)}
+        likely = [n for n, yes in zip(self.names, told.likely[k], strict=True) if yes]
+        likely.sort(key=lambda n: -shares[n])
+        unfamiliar = bool(told.unfamiliar[k])
+        answer.probabilities |= shares
+        answer.flags = tuple(dict.fromkeys((*answer.flags, *((UNFAMILIAR,) if unfamiliar else ()), *self.flags)))
+        if told.sure[k]:
+            answer.type, answer.sure = likely[0], shares[likely[0]]
+            return
+        # Nothing like it was learnt, or no type fits: what all types of the node have in common is all that is known.
+        common = likely if len(likely) > 1 and not unfamiliar else self.names
+        answer.type = name_of(common)
+        answer.sure = min(1.0, sum(shares[n] for n in common)) if answer.type != UNIDENTIFIED else max(shares.values())
+        answer.candidates = tuple(likely)
+        answer.open = False
+
+
+def name_of(candidates: Sequence[str]) -> str:
+    """The name that a cell has which may be any of these: the lowest label above them all (GUIDE.md, section 5)."""
+    name = taxonomy().above(candidates)
+    return UNIDENTIFIED if name is None or name in _GENERAL else name
+
+
+def names_of(bundle: Bundle) -> tuple[str, ...]:
+    """The bundle's classes, in its order, by our names; one that is no label of ours keeps its own."""
+    return tuple(taxonomy().resolve(name) or name for name in bundle.card.classes)
+
+
+def check_names(bundle: Bundle) -> None:
+    """BundleError where the names of a bundle's classes cannot be trusted to mean what ours do."""
+    names = names_of(bundle)
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        own = [c for c, n in zip(bundle.card.classes, names, strict=True) if n == twice]
+        what = f"its classes {' and '.join(own)} are both '{twice}' here"
+        raise BundleError(what, where=str(bundle.path), remedy="train it with one name for each type")
+    if bundle.card.taxonomy == taxonomy().version:
+        return
+    strange = next((n for n in names if n not in taxonomy()), None)
+    if strange is not None:
+        what = (
+            f"its classes are of version {bundle.card.taxonomy} of the taxonomy, ours are of {taxonomy().version}, "
+            f"and '{strange}' is no label there"
+        )
+        raise BundleError(what, where=str(bundle.path), remedy="export it again from its run")
+
+
+def box(found: Detections, j: int) -> tuple[float, float, float, float]:
+    """The box of one cell."""
+    x0, y0, x1, y1 = found.boxes[j].tolist()
+    return x0, y0, x1, y1

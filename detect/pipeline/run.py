@@ -1,0 +1,139 @@
+"""One batch of fields through a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from detect.bundles.folder import Bundle, open_bundle
+from detect.classify.bundled import ERROR
+from detect.classify.crops import at_border
+from detect.detectors.opened import open_detector
+from detect.errors import ConfigError
+from detect.images.magnification import Scale
+from detect.pipeline.route import SYNTHETIC, Answer, Asked, Router, box
+from detect.pipeline.settings import PipelineSettings, check_synthetic
+from detect.runtime.base import EngineSettings
+from detect.types import CellRecord, Detections, Image
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of one field, in the order of the results, and whether the cap was reached."""
+
+    records: tuple[CellRecord, ...]
+    capped: bool
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The bundles of a pipeline."""
+
+    detector: Bundle
+    nodes: tuple[Asked, ...]
+    error: float = ERROR
+
+    @property
+    def bundles(self) -> list[Bundle]:
+        """All of them, the detector first."""
+        return [self.detector, *(node.bundle for node in self.nodes)]
+
+
+def open_pipeline(settings: PipelineSettings) -> Opened:
+    """Open the bundles that a pipeline names; ConfigError where they cannot run together."""
+    detector = open_bundle(settings.detector, "detector")
+    nodes = tuple(asked(open_bundle(node.bundle, "classifier"), node.ask) for node in settings.nodes)
+    opened = Opened(detector, nodes, settings.error_rate)
+    names = [bundle.card.name for bundle in (detector, *(node.bundle for node in nodes))]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two bundles share the name '{twice}'", remedy="name each bundle once")
+    drawn = [b.card.name for b in opened.bundles if b.card.trained_on == "synthetic"]
+    check_synthetic(drawn, settings.synthetic)
+    return opened
+
+
+def asked(bundle: Bundle, ask: Sequence[str] | None = None) -> Asked:
+    """A classifier, and the labels whose cells it is asked of: by default those that its card names."""
+    assert bundle.card.classifier is not None
+    return Asked(bundle, tuple(ask) if ask is not None else bundle.card.classifier.routed_from)
+
+
+class Pipeline:
+    """One detector, and what its cells are asked.
+
+    Args:
+        min_score: in place of every threshold of the detector's, for evaluation.
+        thresholds: in place of those of some classes.
+
+    Attributes:
+        unreached: nodes that nothing leads to, in words.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        engine: EngineSettings,
+        *,
+        min_score: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> None:
+        card = opened.detector.card
+        for name in thresholds or {}:
+            if name not in card.classes:
+                known = ", ".join(card.classes)
+                raise ConfigError(f"threshold {name}: no class of {card.name}", remedy=f"one of: {known}")
+        opened.detector.check_offered(engine.precision)
+        chosen = {} if min_score is None else dict.fromkeys(card.classes, min_score)
+        self.detector = open_detector(opened.detector, engine, thresholds=chosen | dict(thresholds or {}))
+        # Detectors have int8 graphs, classifiers have none: theirs is a small part of the work.
+        plain = replace(engine, precision="fp32") if engine.precision == "int8" else engine
+        self._router = Router(opened.nodes, self.detector.classes.names, plain, opened.error)
+        self._flags = (SYNTHETIC,) if card.trained_on == "synthetic" else ()
+        self.unreached = self._router.unreached
+
+    def run(
+        self,
+        fields: Sequence[Image],
+        names: Sequence[tuple[str, str]],
+        scales: Sequence[Scale | None] | None = None,
+    ) -> list[Cells]:
+        """Cells of each field.
+
+        Args:
+            fields: pictures; those of one shape in the detector run as one batch.
+            names: (slide, field id) of each. scales: how large cells are in each, see `Detector.predict`.
+        """
+        found = self.detector.predict(fields, scales)
+        answers = self._router.run(fields, found)
+        return [
+            Cells(self._records(slide, field, pixels, detections, answers[i]), detections.capped)
+            for i, ((slide, field), pixels, detections) in enumerate(zip(names, fields, found, strict=True))
+        ]
+
+    def _records(
+        self, slide: str, field: str, pixels: Image, found: Detections, answers: Mapping[int, Answer]
+    ) -> tuple[CellRecord, ...]:
+        height, width = pixels.shape[:2]
+        records = []
+        for j in range(len(found)):
+            place = box(found, j)
+            answer = answers.get(j, Answer())
+            flags = ("border",) if at_border(place, width, height) else ()
+            records.append(
+                CellRecord(
+                    slide=slide,
+                    field=field,
+                    cell=j,
+                    box=place,
+                    label=self.detector.classes.names[found.labels[j]],
+                    score=float(found.scores[j]),
+                    type=answer.type,
+                    type_score=answer.sure,
+                    probabilities=answer.probabilities,
+                    candidates=answer.candidates,
+                    flags=tuple(dict.fromkeys((*flags, *self._flags, *answer.flags))),
+                    mask=found.masks[j] if found.masks is not None else None,
+                )
+            )
+        return tuple(records)
