@@ -147,6 +147,24 @@ class ClassifierGraph(Settings):
     not_known: dict[str, int] = {}
 
 
+class SlideGraph(Settings):
+    """How the white cells of a slide go into the graph and a pattern comes out.
+
+    Attributes:
+        inputs: of each cell the probabilities of these names, in this order; 0 for a name that was not asked for.
+        asks: bundles whose answers it learnt from; a pipeline that asks others may not use it.
+        min_cells: with fewer white cells a slide gets no name.
+        temperature: the graph's scores are divided by this before the softmax; fitted on dev.
+        calibration: which patterns a slide may show, at any share of errors.
+    """
+
+    inputs: tuple[str, ...]
+    asks: tuple[str, ...]
+    min_cells: int = Key(100, ge=1)
+    temperature: float = Key(1.0, gt=0)
+    calibration: Calibration
+
+
 class Training(Settings):
     """What it learnt from, and how."""
 
@@ -177,7 +195,7 @@ class Card(Settings):
 
     schema_version: Literal[1] = 1
     name: str
-    task: Literal["detector", "classifier"]
+    task: Literal["detector", "classifier", "slide"]
     title: str
     licence: str
     intended_use: str
@@ -188,6 +206,7 @@ class Card(Settings):
     architecture: dict[str, Any]
     detector: DetectorGraph | None = None
     classifier: ClassifierGraph | None = None
+    slide: SlideGraph | None = None
     training: Training | None = None
     metrics: tuple[Metric, ...] = ()
     precisions: tuple[PrecisionCheck, ...] = ()
@@ -195,13 +214,13 @@ class Card(Settings):
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Card:
-        if (self.task == "detector") != (self.detector is not None):
-            raise ValueError("task: a detector has a 'detector' section, and nothing else has")
-        if (self.task == "classifier") != (self.classifier is not None):
-            raise ValueError("task: a classifier has a 'classifier' section, and nothing else has")
+        for task in ("detector", "classifier", "slide"):
+            if (self.task == task) != (getattr(self, task) is not None):
+                raise ValueError(f"task: a {task} has a '{task}' section, and nothing else has")
         if self.detector is not None and set(self.detector.thresholds) != set(self.classes):
             raise ValueError(f"detector.thresholds: expected one for each of {list(self.classes)}")
-        told = self.classifier.calibration if self.classifier is not None else None
+        section = self.classifier or self.slide
+        told = section.calibration if section is not None else None
         if told is not None and set(told.strange) != set(self.classes):
-            raise ValueError(f"classifier.calibration.strange: expected one for each of {list(self.classes)}")
+            raise ValueError(f"{self.task}.calibration.strange: expected one for each of {list(self.classes)}")
         return self

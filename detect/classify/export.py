@@ -87,7 +87,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     scores, distances, truth = raw_scores(BundleClassifier(Bundle(write_card(draft, out), out, "")), dev)
     heat = temperature(scores, truth)
     probabilities = softmax(scores, heat)
-    calibration = _calibration(types, probabilities, truth, f"part dev of {record['split']}: {len(dev)} cells")
+    calibration = calibration_of(types, probabilities, truth, f"part dev of {record['split']}: {len(dev)} cells")
     limit = round(float(np.quantile(distances, 1 - FALSE_FLAGS, method="higher")), 6)
     far = Familiarity(limit=limit, false_flags=round(float((distances > limit).mean()), 4))
     graph = graph.model_copy(update={"temperature": heat, "calibration": calibration, "familiarity": far})
@@ -103,9 +103,10 @@ FALSE_FLAGS = 0.05  # share of the cells of part dev that are called unfamiliar
 _KEPT = 200  # calibration cells of a type on a card: of more, so many quantiles
 
 
-def _calibration(
+def calibration_of(
     types: Sequence[str], probabilities: NDArray[np.float32], truth: NDArray[np.int64], on: str
 ) -> Calibration:
+    """What a card keeps of the cells that sets of likely types are calibrated on."""
     strange = conformal.strangeness(probabilities, truth, len(types))
     kept = [s if len(s) <= _KEPT else np.quantile(s, np.linspace(0, 1, _KEPT)) for s in strange]
     return Calibration(strange={t: tuple(np.round(s, 5).tolist()) for t, s in zip(types, kept, strict=True)}, on=on)

@@ -1,4 +1,4 @@
-"""`smear train`: detectors and classifiers."""
+"""`smear train`: detectors, classifiers, and what tells slides apart."""
 
 from __future__ import annotations
 
@@ -102,3 +102,35 @@ def classifier(
     print_tally(tally)
     console.print(f"run written to {out} (types: {', '.join(record['types'])}; {record['minutes']} minutes)")
     console.print(f"next: smear bundle export {out} --out BUNDLE")
+
+
+@app.command()
+def slide(
+    config: Config,
+    run: Annotated[list[Path], typer.Option("--run", help="Finished scoring run of the slides; may be repeated.")],
+    truth: Annotated[Path, typer.Option("--truth", help="CSV with columns slide and disease (and run, with several).")],
+    out: Annotated[Path, typer.Option("--out", help="Bundle folder to write.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name on the card; the folder's by default.")] = None,
+    title: Annotated[str, typer.Option("--title", help="One line on the card.")] = "What a slide resembles",
+    licence: Annotated[str, typer.Option("--licence", help="Licence of the weights.")] = "AGPL-3.0-or-later",
+    limit: Annotated[list[str] | None, typer.Option("--limit", help="A limit for the card; may be repeated.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+) -> None:
+    """Train what tells slides apart, from what was answered of their cells, and write its bundle."""
+    from detect import assets
+    from detect.bundles.draft import Description
+    from detect.classify.bags import SlideSettings
+    from detect.classify.slides import train
+    from detect.config import load
+    from detect.score.bags import to_learn
+
+    settings = load(SlideSettings, assets.find(config, "configs/slides", ".yaml"))
+    slides = to_learn(run, truth, settings)
+    about = Description(name or out.name, title, licence, tuple(limit or ()))
+    report = train(settings, slides, out, about, overwrite=overwrite)
+    print_table(
+        f"{len(slides.names)} slides, {report.n_cells} kept apart",
+        ("pattern", "F1"),
+        ((pattern, f1) for pattern, f1 in report.f1.items()),
+    )
+    console.print(f"accuracy {report.accuracy}; bundle written to {out}")

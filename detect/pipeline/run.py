@@ -32,22 +32,29 @@ class Opened:
     detector: Bundle
     nodes: tuple[Asked, ...]
     error: float = ERROR
+    slide: Bundle | None = None
 
     @property
     def bundles(self) -> list[Bundle]:
         """All of them, the detector first."""
-        return [self.detector, *(node.bundle for node in self.nodes)]
+        return [self.detector, *(node.bundle for node in self.nodes), *([self.slide] if self.slide else [])]
 
 
 def open_pipeline(settings: PipelineSettings) -> Opened:
     """Open the bundles that a pipeline names; ConfigError where they cannot run together."""
     detector = open_bundle(settings.detector, "detector")
     nodes = tuple(asked(open_bundle(node.bundle, "classifier"), node.ask) for node in settings.nodes)
-    opened = Opened(detector, nodes, settings.error_rate)
-    names = [bundle.card.name for bundle in (detector, *(node.bundle for node in nodes))]
+    slide = open_bundle(settings.slide, "slide") if settings.slide is not None else None
+    opened = Opened(detector, nodes, settings.error_rate, slide)
+    names = [bundle.card.name for bundle in opened.bundles]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"two bundles share the name '{twice}'", remedy="name each bundle once")
+    if slide is not None and slide.card.slide is not None:
+        missing = [name for name in slide.card.slide.asks if name not in names]
+        if missing:
+            what = f"{slide.card.name} learnt from the answers of {' and '.join(missing)}, which is not asked here"
+            raise ConfigError(what, remedy="ask the bundles that it learnt from, or leave it out")
     drawn = [b.card.name for b in opened.bundles if b.card.trained_on == "synthetic"]
     check_synthetic(drawn, settings.synthetic)
     return opened

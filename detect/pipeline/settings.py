@@ -41,6 +41,8 @@ class PipelineSettings(Settings):
     Attributes:
         nodes: asked in this order, each of the cells that bear one of its labels by then. What no node asks is not
             answered.
+        slide: bundle that is asked of all white cells of a slide together. fab: slides are called L1, L2 or L3 by their
+            lymphoblasts, as GUIDE.md says.
         error_rate: share of cells whose set of types may lack their own; a cell that may be of several types is named
             by what they have in common, or "unidentified".
         taxonomy: version of the labels that `ask` names.
@@ -51,6 +53,8 @@ class PipelineSettings(Settings):
     taxonomy: int = 1
     detector: str
     nodes: tuple[Node, ...] = ()
+    slide: str | None = None
+    fab: bool = False
     error_rate: float = Key(ERROR, gt=0, lt=1)
     synthetic: bool = False
 
@@ -71,7 +75,8 @@ def load_pipeline(given: str | Path) -> PipelineSettings:
         return str((home / name).resolve()) if name.startswith(".") else name
 
     nodes = tuple(node.model_copy(update={"bundle": placed(node.bundle)}) for node in found.nodes)
-    return found.model_copy(update={"detector": placed(found.detector), "nodes": nodes})
+    slide = placed(found.slide) if found.slide is not None else None
+    return found.model_copy(update={"detector": placed(found.detector), "nodes": nodes, "slide": slide})
 
 
 def check_synthetic(names: list[str], allowed: bool) -> None:

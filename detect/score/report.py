@@ -23,6 +23,7 @@ from detect.images import decode
 from detect.images.folder import Folder
 from detect.pipeline.route import UNFAMILIAR
 from detect.score.differential import FEW, Slide, not_seen, white_type
+from detect.score.patterns import Called
 from detect.score.settings import ScoreSettings
 from detect.score.store import CAPPED, Store, write_bytes
 from detect.taxonomy import UNIDENTIFIED, taxonomy
@@ -73,6 +74,7 @@ def write(
     store: Store,
     found: Folder,
     slides: Sequence[Slide],
+    called: Sequence[Called],
     cards: Sequence[Card],
     settings: ScoreSettings,
     about: Mapping[str, Any],
@@ -92,6 +94,7 @@ def write(
                 "slide": slide,
                 "gallery": _gallery(slide, white.get(slide.name, []), pictures, gallery),
                 "overlays": _overlays(drawn.get(slide.name, []), whole, pictures),
+                "called": [_answer(c, white.get(slide.name, []), pictures) for c in called if c.slide == slide.name],
                 "few": slide.few,
             }
         )
@@ -193,13 +196,7 @@ def _gallery(slide: Slide, white: Sequence[_Cell], pictures: _Pictures, most: in
         mine = sorted((c for c in white if c.type == name), key=lambda c: (c.type_score or 0, c.field, c.number))
         totals[name] = len(mine)
         chosen += _spread(mine, most)
-    shots: dict[tuple[str, int], str] = {}
-    for c in sorted(chosen, key=lambda c: (c.field, c.number)):
-        pixels = pictures.get(c.field)
-        if pixels is not None:
-            cut = crop(pixels, c.box, _MARGIN).pixels
-            how = cv2.INTER_AREA if cut.shape[0] > _CROP else cv2.INTER_CUBIC
-            shots[c.field, c.number] = _jpeg(cv2.resize(cut, (_CROP, _CROP), interpolation=how))
+    shots = _shots(chosen, pictures)
     groups = []
     for name in order:
         shown = [
@@ -210,6 +207,27 @@ def _gallery(slide: Slide, white: Sequence[_Cell], pictures: _Pictures, most: in
         if shown:
             groups.append({"name": name, "total": totals[name], "shown": shown})
     return groups
+
+
+def _answer(called: Called, white: Sequence[_Cell], pictures: _Pictures) -> dict[str, Any]:
+    """An answer about a slide with the pictures of the cells that decided."""
+    here = {(c.field, c.number): c for c in white}
+    mine = [here[place] for place in called.cells if place in here]
+    shots = _shots(mine, pictures)
+    shown = [{"cell": c, "picture": shots[c.field, c.number]} for c in mine if (c.field, c.number) in shots]
+    return {"called": called, "shown": shown}
+
+
+def _shots(cells: Sequence[_Cell], pictures: _Pictures) -> dict[tuple[str, int], str]:
+    """Pictures of cells, each field read once."""
+    out: dict[tuple[str, int], str] = {}
+    for c in sorted(cells, key=lambda c: (c.field, c.number)):
+        pixels = pictures.get(c.field)
+        if pixels is not None:
+            cut = crop(pixels, c.box, _MARGIN).pixels
+            how = cv2.INTER_AREA if cut.shape[0] > _CROP else cv2.INTER_CUBIC
+            out[c.field, c.number] = _jpeg(cv2.resize(cut, (_CROP, _CROP), interpolation=how))
+    return out
 
 
 def _spread(cells: Sequence[_Cell], most: int) -> list[_Cell]:

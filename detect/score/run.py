@@ -17,7 +17,7 @@ from detect.images.folder import Folder, scan
 from detect.pipeline.route import names_of
 from detect.pipeline.run import Opened, Pipeline, open_pipeline
 from detect.runtime.base import EngineSettings, cores
-from detect.score import differential, report
+from detect.score import differential, patterns, report
 from detect.score.local import Row, score_fields
 from detect.score.scales import Looked, check_scale, looked
 from detect.score.settings import ScoreSettings
@@ -79,9 +79,12 @@ def score(
     types = list(dict.fromkeys(t for node in opened.nodes for t in names_of(node.bundle)))
     slides = tuple(differential.count(store, types))
     differential.write(slides, out)
+    called = patterns.call(store, slides, opened, fab=settings.pipeline.fab, engine=engine)
+    if called:
+        patterns.write(called, out)
     states = store.fields().column("status").to_pylist()
     about = _about(folder, found, settings, engine, opened) | {"not_asked": list(pipeline.unreached)}
-    report.write(store, found, slides, [b.card for b in opened.bundles], settings, about)
+    report.write(store, found, slides, called, [b.card for b in opened.bundles], settings, about)
     ok = states.count("ok")
     seconds = time.monotonic() - started
     store.write_run(
@@ -150,6 +153,7 @@ def _about(
         "settings": settings.model_dump(mode="json"),
         "engine": {"name": engine.name, "precision": engine.precision, "device": engine.device},
         "bundles": {b.card.name: b.hash for b in opened.bundles},
+        "asked": [node.bundle.card.name for node in opened.nodes],
         "synthetic": [b.card.name for b in opened.bundles if b.card.trained_on == "synthetic"],
     }
 

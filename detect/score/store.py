@@ -101,7 +101,8 @@ class Store:
                 raise StoreError(
                     "the output folder is not empty", where=str(out), remedy="name another, or --overwrite"
                 )
-            ours = {"run.yaml", "cells", "fields", "slides.parquet", "slides.csv", "report", "geojson"}
+            ours = {"run.yaml", "cells", "fields", "report", "geojson"}
+            ours |= {f"{name}.{kind}" for name in ("slides", "patterns") for kind in ("parquet", "csv")}
             foreign = sorted(p.name for p in out.iterdir() if not (p.name in ours or _litter(p.name)))
             if foreign:
                 what = f"holds '{foreign[0]}', which no scoring run wrote"

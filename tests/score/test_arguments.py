@@ -153,7 +153,7 @@ def test_names_in_square_brackets_are_printed_whole(one: Path, tmp_path: Path) -
 
 def test_two_bundles_of_one_name_are_refused(one: Path, tmp_path: Path) -> None:
     twice = ("--classifier", "wbc-types-small", "--classifier", "wbc-types-small")
-    check_refused(inside("score", one, "--out", tmp_path / "o", *twice), "share a name")
+    check_refused(inside("score", one, "--out", tmp_path / "o", *twice), "share the name")
 
 
 def test_pictures_that_are_not_read_are_failed_fields_and_others_are_told(one: Path, tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""Slides as bags of cells, to learn from. What a cell is here is what the classifiers of a pipeline answered of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field as Key
+
+from detect.bundles.card import TrainedOn
+from detect.config import Settings
+
+Bag = NDArray[np.float32]  # (cells, inputs)
+
+
+class SlideSettings(Settings):
+    """How a slide's pattern is learnt, as YAML of `configs/slides/`.
+
+    Attributes:
+        inputs: names of which each cell has a probability.
+        patterns: what the truth calls a slide to the pattern that is learnt; null leaves the slide out.
+        least: white cells of the smallest bag that is drawn of a slide, in training.
+        dev: share of slides kept for the temperature and the calibration.
+        min_cells: with fewer white cells the bundle gives a slide no name.
+    """
+
+    inputs: tuple[str, ...] = Key(min_length=1)
+    patterns: dict[str, str | None]
+    hidden: int = Key(24, ge=2)
+    epochs: int = Key(150, ge=1)
+    learning_rate: float = Key(0.003, gt=0)
+    weight_decay: float = Key(0.001, ge=0)
+    dropout: float = Key(0.2, ge=0, lt=1)
+    least: int = Key(60, ge=1)
+    dev: float = Key(0.3, gt=0, lt=1)
+    min_cells: int = Key(100, ge=1)
+    seed: int = Key(1, ge=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Slides:
+    """Slides to learn from.
+
+    Attributes:
+        names, bags, truth: of each slide. asks: bundles that answered for their cells.
+        trained_on: of those bundles, and of the slides.
+        data: the runs, for the card.
+    """
+
+    names: tuple[str, ...]
+    bags: tuple[Bag, ...]
+    truth: tuple[str, ...]
+    asks: tuple[str, ...]
+    trained_on: TrainedOn
+    data: tuple[str, ...]

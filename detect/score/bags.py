@@ -1,0 +1,144 @@
+"""The white cells of each slide of a run, as what was answered of them: what a slide's pattern is told from."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from detect.bundles.card import TrainedOn
+from detect.classify.bags import Slides, SlideSettings
+from detect.config import load_yaml
+from detect.errors import DataError
+from detect.score.store import Store
+from detect.taxonomy import taxonomy
+
+_COLUMNS = ("slide", "field", "cell", "label", "type", "type_score", "probabilities")
+
+
+@dataclass(frozen=True, eq=False)
+class Bag:
+    """The white cells of one slide, in the order of the results.
+
+    Attributes:
+        cells: (field, cell) of each. types: of each, None where none was asked for. sure: probability of that type,
+            float64 (n,), NaN without one. told: probability of each name that was asked for here, float32 (n, names).
+    """
+
+    cells: tuple[tuple[str, int], ...]
+    types: tuple[str | None, ...]
+    sure: NDArray[np.float64]
+    told: NDArray[np.float32]
+
+
+def bags(store: Store, names: Sequence[str]) -> dict[str, Bag]:
+    """The bags of a run by slide; a slide without white cells has none.
+
+    Args:
+        names: of the probabilities that are wanted; 0 where one was not asked for.
+    """
+    parts: dict[str, list[Bag]] = {}
+    for table in store.cells(_COLUMNS):
+        labels = pc.unique(table.column("label")).to_pylist()
+        white = pa.array([label for label in labels if taxonomy().is_a(label, "WBC")], pa.string())
+        kept = table.filter(pc.is_in(table.column("label"), value_set=white))
+        if not len(kept):
+            continue
+        told = _dense(kept.column("probabilities").combine_chunks(), names)
+        slides = np.array(kept.column("slide").to_pylist())
+        cells = list(zip(kept.column("field").to_pylist(), kept.column("cell").to_pylist(), strict=True))
+        types = kept.column("type").to_pylist()
+        sure = np.array([np.nan if v is None else v for v in kept.column("type_score").to_pylist()])
+        for slide in dict.fromkeys(slides.tolist()):
+            rows = np.flatnonzero(slides == slide)
+            mine = Bag(tuple(cells[i] for i in rows), tuple(types[i] for i in rows), sure[rows], told[rows])
+            parts.setdefault(slide, []).append(mine)
+    return {slide: _joined(each) for slide, each in parts.items()}
+
+
+def to_learn(runs: Sequence[Path], truth: Path, settings: SlideSettings) -> Slides:
+    """The slides of finished runs, with what they are called in a table.
+
+    Args:
+        truth: CSV with the columns `slide` and `disease`; with several runs also `run`, the run folder's name.
+
+    Raises:
+        DataError: a slide has no truth, a run is not finished, or runs asked different bundles.
+    """
+    named = _truth(truth)
+    names: list[str] = []
+    found: list[NDArray[np.float32]] = []
+    told: list[str] = []
+    asked: set[tuple[str, ...]] = set()
+    drawn: set[bool] = set()
+    for run in runs:
+        record = _record(run)
+        asked.add(tuple(record["asked"]))
+        drawn.add(bool(record["synthetic"]))
+        for slide, bag in bags(Store(run), settings.inputs).items():
+            name = named.get((run.name, slide), named.get(("", slide)))
+            if name is None:
+                what = f"no row for slide '{slide}' of run '{run.name}'"
+                raise DataError(what, where=str(truth), remedy="add it, or score without it")
+            names.append(f"{run.name}/{slide}")
+            found.append(bag.told)
+            told.append(name)
+    if len(asked) > 1:
+        what = f"the runs asked different bundles: {' and '.join(', '.join(a) for a in sorted(asked))}"
+        raise DataError(what, remedy="score them with one pipeline")
+    trained: TrainedOn = "real and synthetic" if len(drawn) > 1 else "synthetic" if drawn == {True} else "real"
+    return Slides(
+        tuple(names), tuple(found), tuple(told), next(iter(asked), ()), trained, tuple(run.name for run in runs)
+    )
+
+
+def _truth(path: Path) -> dict[tuple[str, str], str]:
+    try:
+        rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="name a CSV") from error
+    if not rows or not {"slide", "disease"} <= set(rows[0]):
+        raise DataError("expected columns 'slide' and 'disease'", where=f"{path}:1", remedy="add them")
+    return {(row.get("run") or "", row["slide"]): row["disease"] for row in rows}
+
+
+def _record(run: Path) -> dict[str, Any]:
+    path = run / "run.yaml"
+    if not path.is_file():
+        raise DataError("not a finished scoring run: no run.yaml", where=str(run), remedy="score it first")
+    record = load_yaml(path)
+    if not record.get("asked"):
+        raise DataError("its pipeline asked nothing of the cells", where=str(run), remedy="score with classifiers")
+    return record
+
+
+def _dense(column: pa.MapArray, names: Sequence[str]) -> NDArray[np.float32]:
+    """A column of name to number as a table, (rows, names)."""
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    out = np.zeros((len(column), len(names)), np.float32)
+    offsets = column.offsets.to_numpy()
+    row = np.repeat(np.arange(len(column)), np.diff(offsets))
+    keys = np.array(column.keys.to_pylist()[offsets[0] : offsets[-1]], dtype=object)
+    values = column.items.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]]
+    for k, name in enumerate(names):
+        mine = keys == name
+        out[row[mine], k] = values[mine]
+    return out
+
+
+def _joined(each: Sequence[Bag]) -> Bag:
+    if len(each) == 1:
+        return each[0]
+    return Bag(
+        tuple(c for bag in each for c in bag.cells),
+        tuple(t for bag in each for t in bag.types),
+        np.concatenate([bag.sure for bag in each]),
+        np.concatenate([bag.told for bag in each]),
+    )

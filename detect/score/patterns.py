@@ -1,0 +1,211 @@
+"""What a whole slide resembles, from its white cells: a disease, by a bundle that learnt it, and a FAB type, by rule.
+
+The wording is "pattern resembling": nothing here is a diagnosis. No slide is called with few cells counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from detect.bundles.folder import Bundle
+from detect.classify.bundled import softmax
+from detect.evaluate import conformal
+from detect.evaluate.intervals import Interval, wilson
+from detect.pipeline.run import Opened
+from detect.runtime.base import Engine, EngineSettings, open_graph
+from detect.score.bags import Bag, bags
+from detect.score.differential import Slide
+from detect.score.store import Store, write_bytes, write_table
+
+LEAST = 100  # white cells, and lymphoblasts named L1, L2 or L3 (GUIDE.md, section 4)
+FAB = ("FAB L1", "FAB L2", "FAB L3")
+_L3, _L2 = 0.5, 0.25  # more than half are L3; else a quarter of the others L2 (GUIDE.md, section 4)
+_SHOWN = 12  # cells that decided, at most
+GUIDE = "annotations/GUIDE.md, section 4"
+
+
+@dataclass(frozen=True)
+class Called:
+    """One answer about one slide.
+
+    Attributes:
+        question: "disease" or "FAB". pattern: what it resembles; None where nothing is said.
+        said: the answer in words, or why there is none.
+        share: probability of the pattern; of FAB the deciding fraction, with its limits.
+        candidates: what it may resemble, where that cannot be told apart.
+        counted: cells that the answer is from.
+        cells: (field, cell) of those that decided, the weightiest first.
+        by: bundle or rule. synthetic: who answered knows drawn cells only.
+    """
+
+    slide: str
+    question: str
+    pattern: str | None
+    said: str
+    counted: int
+    by: str
+    share: Interval | None = None
+    candidates: tuple[str, ...] = ()
+    cells: tuple[tuple[str, int], ...] = ()
+    synthetic: bool = False
+
+
+def call(store: Store, slides: Sequence[Slide], opened: Opened, *, fab: bool, engine: EngineSettings) -> list[Called]:
+    """What every slide resembles, as far as the pipeline asks; slides in their order."""
+    if opened.slide is None and not fab:
+        return []
+    section = opened.slide.card.slide if opened.slide is not None else None
+    found = bags(store, section.inputs if section is not None else ())
+    graph = open_graph(opened.slide.graph, engine) if opened.slide is not None else None
+    drawn = any(node.bundle.card.trained_on == "synthetic" for node in opened.nodes)
+    out: list[Called] = []
+    for slide in slides:
+        bag = found.get(slide.name)
+        if opened.slide is not None and graph is not None:
+            out.append(disease(slide, bag, opened.slide, graph, opened.error))
+        if fab:
+            out.append(fab_type(slide, bag, synthetic=drawn))
+    return out
+
+
+def disease(slide: Slide, bag: Bag | None, bundle: Bundle, graph: Engine, error: float) -> Called:
+    """What a bundle says of all white cells of a slide."""
+    section = bundle.card.slide
+    assert section is not None
+    name, synthetic = bundle.card.name, bundle.card.trained_on == "synthetic"
+    if slide.white < section.min_cells or bag is None:
+        said = _few(slide.white, section.min_cells, "white cells")
+        return Called(slide.name, "disease", None, said, slide.white, name, synthetic=synthetic)
+    scores, weights = graph.run(bag.told)
+    told = softmax(np.asarray(scores).reshape(1, -1), section.temperature)
+    most = conformal.limits([section.calibration.strange[c] for c in bundle.card.classes], error)
+    likely = conformal.sets(told, most)[0]
+    names = [c for c, yes in zip(bundle.card.classes, likely, strict=True) if yes]
+    names.sort(key=lambda c: -told[0, bundle.card.classes.index(c)])
+    cells = _weightiest(bag, np.asarray(weights).reshape(-1))
+    best = int(told[0].argmax())
+    if len(names) != 1:
+        said = f"undecided between {' and '.join(names)}" if names else f"like no pattern, nearest {_of(bundle, best)}"
+        share = _exact(told[0, best])
+        return Called(
+            slide.name, "disease", None, said, len(bag.cells), name, share, tuple(names), cells, synthetic=synthetic
+        )
+    share = _exact(told[0, bundle.card.classes.index(names[0])])
+    return Called(
+        slide.name, "disease", names[0], _words(names[0]), len(bag.cells), name, share, (), cells, synthetic=synthetic
+    )
+
+
+def _of(bundle: Bundle, i: int) -> str:
+    return bundle.card.classes[i]
+
+
+def _exact(value: float) -> Interval:
+    """A probability, which is its own limits."""
+    return Interval(float(value), float(value), float(value))
+
+
+def _words(pattern: str) -> str:
+    return "pattern resembling none of the leukemias it knows" if pattern == "none" else f"pattern resembling {pattern}"
+
+
+def _few(counted: int, least: int, what: str) -> str:
+    return f"not called: {counted} {what} counted, {least} needed"
+
+
+def _weightiest(bag: Bag, weights: NDArray[np.floating]) -> tuple[tuple[str, int], ...]:
+    return tuple(bag.cells[i] for i in np.argsort(-weights, kind="stable")[:_SHOWN])
+
+
+def fab_type(slide: Slide, bag: Bag | None, *, synthetic: bool) -> Called:
+    """L1, L2 or L3 by the fractions of lymphoblasts, by the rule of GUIDE.md for slides where only names exist."""
+
+    def told(pattern: str | None, said: str, counted: int, share: Interval | None = None) -> Called:
+        cells = _surest(bag, pattern) if bag is not None and pattern is not None else ()
+        return Called(slide.name, "FAB", pattern, said, counted, GUIDE, share, cells=cells, synthetic=synthetic)
+
+    counts = fab_counts(bag)
+    named = sum(counts.values())
+    if slide.white < LEAST:
+        return told(None, _few(slide.white, LEAST, "white cells"), named)
+    if named < LEAST:
+        return told(None, _few(named, LEAST, "lymphoblasts named L1, L2 or L3"), named)
+    share = wilson(counts["FAB L3"], named)
+    if share.low <= _L3 <= share.high:
+        return told(None, f"undecided: {100 * share.value:.0f} % of lymphoblasts are L3", named, share)
+    if share.value > _L3:
+        return told("FAB L3", _words("FAB L3"), named, share)
+    rest = counts["FAB L1"] + counts["FAB L2"]
+    share = wilson(counts["FAB L2"], rest)
+    if share.low <= _L2 <= share.high:
+        return told(None, f"undecided: {100 * share.value:.0f} % of L1 and L2 are L2", named, share)
+    pattern = "FAB L2" if share.value > _L2 else "FAB L1"
+    if pattern == "FAB L1":
+        share = Interval(1 - share.value, 1 - share.high, 1 - share.low)
+    return told(pattern, _words(pattern), named, share)
+
+
+def fab_counts(bag: Bag | None) -> dict[str, int]:
+    """Lymphoblasts of each FAB type."""
+    return {name: 0 if bag is None else sum(t == name for t in bag.types) for name in FAB}
+
+
+def _surest(bag: Bag, kind: str) -> tuple[tuple[str, int], ...]:
+    rows = [i for i, t in enumerate(bag.types) if t == kind]
+    rows.sort(key=lambda i: -bag.sure[i])
+    return tuple(bag.cells[i] for i in rows[:_SHOWN])
+
+
+_SCHEMA = pa.schema(
+    [
+        ("slide", pa.string()),
+        ("question", pa.string()),
+        ("pattern", pa.string()),
+        ("said", pa.string()),
+        ("share", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("candidates", pa.string()),
+        ("counted", pa.int64()),
+        ("by", pa.string()),
+        ("trained_on", pa.string()),
+        ("cells", pa.string()),
+    ]
+)
+
+
+def write(called: Iterable[Called], out: Path) -> None:
+    """`patterns.parquet` and `patterns.csv`: one row a slide and question; cells as field#cell."""
+    rows = [_row(c) for c in called]
+    write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), out / "patterns.parquet")
+    text = io.StringIO()
+    table = csv.DictWriter(text, _SCHEMA.names, lineterminator="\n")
+    table.writeheader()
+    table.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+    write_bytes(text.getvalue().encode(), out / "patterns.csv")
+
+
+def _row(called: Called) -> Mapping[str, object]:
+    share = called.share
+    return {
+        "slide": called.slide,
+        "question": called.question,
+        "pattern": called.pattern,
+        "said": called.said,
+        "share": None if share is None else round(share.value, 4),
+        "low": None if share is None else round(share.low, 4),
+        "high": None if share is None else round(share.high, 4),
+        "candidates": " or ".join(called.candidates),
+        "counted": called.counted,
+        "by": called.by,
+        "trained_on": "synthetic" if called.synthetic else "real",
+        "cells": " ".join(f"{field}#{cell}" for field, cell in called.cells),
+    }

@@ -1,0 +1,264 @@
+"""What a slide resembles: the FAB rule against its closed form, and a disease learnt from runs and told in the next."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detect.bundles.folder import open_bundle
+from detect.errors import BundleError, DataError
+from detect.pipeline.run import Opened, open_pipeline
+from detect.pipeline.settings import PipelineSettings
+from detect.runtime.base import EngineSettings
+from detect.score import patterns
+from detect.score.bags import Bag, bags
+from detect.score.differential import Slide, count
+from detect.score.patterns import FAB, call, fab_type
+from detect.score.store import FieldRecord, Store
+from detect.types import CellRecord
+from tests.cli.command import inside
+
+NAMES = ("Neutrophil", "Lymphocyte", "Blast")
+SHARES = {"none": (0.6, 0.35, 0.05), "ALL": (0.1, 0.2, 0.7), "CLL": (0.1, 0.88, 0.02)}
+
+
+def bag(l1: int, l2: int, l3: int, others: int = 0) -> tuple[Slide, Bag]:
+    """A slide of so many lymphoblasts and other white cells."""
+    types = ["FAB L1"] * l1 + ["FAB L2"] * l2 + ["FAB L3"] * l3 + ["Lymphocyte"] * others
+    n = len(types)
+    cells = tuple(("s/1.png", i) for i in range(n))
+    slide = Slide("s", 1, 0, n, (), (), None)
+    return slide, Bag(cells, tuple(types), np.linspace(0.5, 1, n), np.zeros((n, 0), np.float32))
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's interval, written out once more."""
+    z = 1.959963984540054
+    p = hits / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return middle - half, middle + half
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400), st.integers(0, 300))
+def test_fab_is_called_as_the_guide_says(l1: int, l2: int, l3: int, others: int) -> None:
+    got = fab_type(*bag(l1, l2, l3, others), synthetic=False)
+    named = l1 + l2 + l3
+    if named + others < 100 or named < 100:
+        assert got.pattern is None
+        assert got.said.startswith("not called")
+        return
+    low, high = wilson(l3, named)
+    if low > 0.5:
+        assert got.pattern == "FAB L3"
+    elif high >= 0.5:
+        assert (got.pattern, got.said[:9]) == (None, "undecided")
+    else:
+        low, high = wilson(l2, l1 + l2)
+        expected = "FAB L2" if low > 0.25 else "FAB L1" if high < 0.25 else None
+        assert got.pattern == expected
+    if got.pattern is not None:
+        assert got.said == f"pattern resembling {got.pattern}"
+        assert got.share is not None
+        assert got.share.low <= got.share.value <= got.share.high
+    assert got.counted == named
+
+
+def test_the_cells_that_decided_are_the_surest() -> None:
+    slide, cells = bag(120, 3, 0, 10)
+    got = fab_type(slide, cells, synthetic=True)
+    assert got.cells == tuple(("s/1.png", i) for i in range(119, 107, -1))
+    assert got.synthetic
+
+
+@pytest.mark.parametrize("white", [0, 99])
+def test_no_slide_is_called_under_a_hundred_white_cells(white: int) -> None:
+    slide, cells = bag(white, 0, 0)
+    got = fab_type(slide, cells if white else None, synthetic=False)
+    assert (got.pattern, got.said) == (None, f"not called: {white} white cells counted, 100 needed")
+
+
+def run_folder(folder: Path, slides: dict[str, str], cells: int, seed: int, part: int = 3) -> Store:
+    """A finished run, in parts, of slides with a disease each; their cells are answered for with some noise."""
+    rng = np.random.default_rng(seed)
+    store = Store.create(folder)
+    rows: list[tuple[FieldRecord, list[CellRecord]]] = []
+    for slide, disease in slides.items():
+        for f in range(2):
+            field = f"{slide}/{f}.png"
+            made = []
+            for i in range(cells // 2):
+                kind = int(rng.choice(3, p=SHARES[disease]))
+                told = rng.dirichlet(np.eye(3)[kind] * 6 + 0.4)
+                name = NAMES[int(told.argmax())]
+                chances = dict(zip(NAMES, told.tolist(), strict=True))
+                made.append(CellRecord(slide, field, i, (0, 0, 9, 9), "WBC", 0.9, name, max(told), chances))
+            made.append(CellRecord(slide, field, cells, (0, 0, 5, 5), "RBC", 0.9))
+            rows.append((FieldRecord(slide, field, "ok"), made))
+    for number, start in enumerate(range(0, len(rows), part)):
+        some = rows[start : start + part]
+        store.write_part(number, [f for f, _ in some], [c for _, made in some for c in made])
+    store.write_run({"asked": ["white"], "synthetic": ["white"]})
+    return store
+
+
+CONFIG: dict[str, Any] = {
+    "inputs": list(NAMES),
+    "patterns": {"none": "none", "ALL-L1": "ALL", "CLL": "CLL", "odd": None},
+    "epochs": 30,
+}
+
+
+def slides_of(n: int, offset: int = 0) -> dict[str, str]:
+    """Slides by name, diseases in turn."""
+    return {f"slide-{i + offset:02d}": list(SHARES)[i % 3] for i in range(n)}
+
+
+def truth_of(path: Path, slides: dict[str, str]) -> Path:
+    """The table of what slides are."""
+    words = {"ALL": "ALL-L1"}
+    lines = [f"{slide},{words.get(disease, disease)}" for slide, disease in slides.items()]
+    path.write_text("\n".join(["slide,disease", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide bundle, by the real command."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    home = tmp_path_factory.mktemp("slides")
+    slides = slides_of(30)
+    run_folder(home / "run", slides, 140, 1)
+    (home / "c.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    truth = truth_of(home / "truth.csv", slides)
+    answer = inside("train", "slide", home / "c.yaml", "--run", home / "run", "--truth", truth, "--out", home / "out")
+    assert answer.code == 0, answer.err
+    return home / "out"
+
+
+def opened(path: Path, asks: str = "white") -> Opened:
+    """A pipeline whose only bundle that is used is that of slides."""
+    real = open_pipeline(PipelineSettings(detector="cells-yolov8n"))
+    return Opened(real.detector, (), 0.1, open_bundle(path, "slide"))
+
+
+def test_a_disease_is_learnt_and_told(learnt: Path, tmp_path: Path) -> None:
+    slides = slides_of(12, 50) | {"few": "ALL"}
+    store = run_folder(tmp_path / "run", slides, 160, 2)
+    counted = [s if s.name != "few" else few(s) for s in count(store, NAMES)]
+    got = {c.slide: c for c in call(store, counted, opened(learnt), fab=False, engine=EngineSettings())}
+    assert got.pop("few").said == "not called: 99 white cells counted, 100 needed"
+    right = [got[name].pattern == slides[name] for name in got]
+    assert sum(right) >= 11
+    for one in got.values():
+        assert one.synthetic
+        assert one.share is not None
+        assert one.counted == 160
+        if one.pattern == "none":
+            assert one.said == "pattern resembling none of the leukemias it knows"
+        elif one.pattern is not None:
+            assert one.said == f"pattern resembling {one.pattern}"
+    blast = next(c for c in got.values() if c.pattern == "ALL")
+    here = bags(store, NAMES)[blast.slide]
+    kinds = [here.types[here.cells.index(c)] for c in blast.cells]
+    assert len(kinds) == 12
+    patterns.write(got.values(), tmp_path)
+    with (tmp_path / "patterns.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["slide"] for r in rows] == list(got)
+    assert {r["trained_on"] for r in rows} == {"synthetic"}
+    assert all("#" in r["cells"] for r in rows)
+
+
+def few(slide: Slide) -> Slide:
+    """The same slide with too few white cells."""
+    from dataclasses import replace
+
+    return replace(slide, white=99)
+
+
+def test_a_card_says_what_it_learnt_from(learnt: Path) -> None:
+    card = open_bundle(learnt, "slide").card
+    assert card.trained_on == "synthetic"
+    assert card.classes == ("none", "ALL", "CLL")
+    assert card.slide is not None
+    assert (card.slide.asks, card.slide.min_cells) == (("white",), 100)
+    assert card.training is not None
+    assert card.training.fields == {"train": 21, "dev": 9}
+
+
+def test_its_bundles_must_be_asked(learnt: Path) -> None:
+    settings = PipelineSettings(detector="cells-yolov8n", slide=str(learnt), synthetic=True)
+    with pytest.raises(Exception, match="learnt from the answers of white, which is not asked here"):
+        open_pipeline(settings)
+
+
+def test_a_slide_bundle_is_no_classifier(learnt: Path) -> None:
+    with pytest.raises(BundleError, match="this is a slide, not a classifier"):
+        open_bundle(learnt, "classifier")
+
+
+def test_bags_are_the_same_in_one_part_or_many(tmp_path: Path) -> None:
+    a = bags(run_folder(tmp_path / "a", slides_of(4), 20, 3, part=1), NAMES)
+    b = bags(run_folder(tmp_path / "b", slides_of(4), 20, 3, part=100), ("Blast", "Monocyte", "Neutrophil"))
+    assert a.keys() == b.keys()
+    for slide in a:
+        assert a[slide].cells == b[slide].cells
+        assert np.array_equal(a[slide].told[:, [2, 0]], b[slide].told[:, [0, 2]])
+        assert (b[slide].told[:, 1] == 0).all()
+        assert a[slide].told.sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("slide,disease\nslide-00,none\n", "no row for slide 'slide-01' of run 'run'"),
+        ("slide,what\nslide-00,none\n", "expected columns 'slide' and 'disease'"),
+        ("odd", "which 'patterns' does not name"),
+        ("unfinished", "not a finished scoring run"),
+        ("few", "2 slides of the pattern 'CLL'"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, change: str, said: str) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    slides = slides_of(8 if change == "few" else 9)
+    run_folder(tmp_path / "run", slides, 10, 1)
+    truth = truth_of(tmp_path / "truth.csv", slides)
+    if "," in change:
+        truth.write_text(change)
+    if change == "odd":
+        truth.write_text(truth.read_text().replace("CLL", "MDS"))
+    if change == "unfinished":
+        (tmp_path / "run" / "run.yaml").unlink()
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    answer = inside(
+        "train", "slide", tmp_path / "c.yaml", "--run", tmp_path / "run", "--truth", truth, "--out", tmp_path / "out"
+    )
+    assert answer.code != 0
+    assert said in " ".join(answer.err.split())
+
+
+def test_runs_of_different_pipelines_are_not_mixed(tmp_path: Path) -> None:
+    from detect.classify.bags import SlideSettings
+    from detect.score.bags import to_learn
+
+    for name, asked in (("a", "white"), ("b", "other")):
+        run_folder(tmp_path / name, slides_of(3), 10, 1).write_run({"asked": [asked], "synthetic": []})
+    told = truth_of(tmp_path / "t.csv", slides_of(3))
+    with pytest.raises(DataError, match="asked different bundles: other and white"):
+        to_learn([tmp_path / "a", tmp_path / "b"], told, SlideSettings(**CONFIG))
+
+
+def test_fab_names_are_those_of_the_taxonomy() -> None:
+    from detect.taxonomy import taxonomy
+
+    assert all(taxonomy().is_a(name, "Lymphoblast") for name in FAB)
