@@ -236,11 +236,14 @@ class CellCrop:
         pixels: uint8 RGB (h, w, 3), original pixels of the field; padded where the margin leaves the field.
         box: (x0, y0, x1, y1) of the cell in the field, without the margin.
         at_border: the cell touches the border of the field, so part of it may be missing.
+        left, top: where the first pixel lies in the field; it may lie outside.
     """
 
     pixels: Image
     box: tuple[float, float, float, float]
     at_border: bool
+    left: int = 0
+    top: int = 0
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,18 @@ class ClassifierGraph(Settings):
     not_known: dict[str, int] = {}
 
 
+class SegmenterGraph(Settings):
+    """How crops go into the graph and the parts of a white cell come out: of each pixel the shares of ground, cytoplasm
+    and nucleus, float32 (n, 3, s, s).
+
+    Attributes:
+        image_size: pixels a side that a crop is resized to. margin: context around the box, part of its longer side.
+    """
+
+    image_size: int = Key(ge=32)
+    margin: float = Key(ge=0)
+
+
 class SlideGraph(Settings):
     """How the white cells of a slide go into the graph and a pattern comes out.
 
@@ -195,7 +207,7 @@ class Card(Settings):
 
     schema_version: Literal[1] = 1
     name: str
-    task: Literal["detector", "classifier", "slide"]
+    task: Literal["detector", "classifier", "segmenter", "slide"]
     title: str
     licence: str
     intended_use: str
@@ -206,6 +218,7 @@ class Card(Settings):
     architecture: dict[str, Any]
     detector: DetectorGraph | None = None
     classifier: ClassifierGraph | None = None
+    segmenter: SegmenterGraph | None = None
     slide: SlideGraph | None = None
     training: Training | None = None
     metrics: tuple[Metric, ...] = ()
@@ -214,7 +227,7 @@ class Card(Settings):
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Card:
-        for task in ("detector", "classifier", "slide"):
+        for task in ("detector", "classifier", "segmenter", "slide"):
             if (self.task == task) != (getattr(self, task) is not None):
                 raise ValueError(f"task: a {task} has a '{task}' section, and nothing else has")
         if self.detector is not None and set(self.detector.thresholds) != set(self.classes):

@@ -49,7 +49,7 @@ def crop(
         inside = cv2.copyMakeBorder(inside, *over, cv2.BORDER_REPLICATE)
     if mask_out == "ellipse":
         inside = np.where(_ellipse(box, left, top, side)[:, :, None], inside, np.uint8(WHITE))
-    return CellCrop(np.ascontiguousarray(inside), box, at_border(box, width, height))
+    return CellCrop(np.ascontiguousarray(inside), box, at_border(box, width, height), left, top)
 
 
 def _whole(value: float) -> int:

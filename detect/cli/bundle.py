@@ -35,7 +35,13 @@ def export(
         raise DataError("not a finished run: no run.yaml", where=str(run), remedy="finish it with --resume")
     chosen = name or out.name
     about = Description(chosen, title or chosen, licence, tuple(limit or ()))
-    if load_yaml(run / "run.yaml").get("task") == "classifier":
+    task = load_yaml(run / "run.yaml").get("task")
+    if task == "segmenter":
+        from detect.classify.segmenters import export as export_segmenter
+
+        parts = export_segmenter(run, out, about, overwrite=overwrite)
+        console.print(f"on dev: IoU of cells {parts.figures['cell IoU']}, of nuclei {parts.figures['nucleus IoU']}")
+    elif task == "classifier":
         from detect.classify.export import export as export_classifier
 
         answers = export_classifier(run, out, about, overwrite=overwrite)

@@ -49,3 +49,17 @@ def fields_bar() -> Iterator[Callable[[int, int], None]]:
             bar.update(task, total=total, advance=done)
 
         yield show
+
+
+@contextmanager
+def epochs_bar() -> Iterator[Callable[[int, int, float], None]]:
+    """A bar that is shown epochs, how many there are, and the mean loss."""
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("epochs")
+
+        def show(epoch: int, epochs: int, loss: float) -> None:
+            bar.update(task, total=epochs, completed=epoch, description=f"epoch {epoch}/{epochs}, loss {loss:.3f}")
+
+        yield show

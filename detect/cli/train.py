@@ -82,25 +82,42 @@ def classifier(
     allow_leak: AllowLeak = False,
 ) -> None:
     """Train a classifier of cell types on part `train` of the split."""
-    from rich.progress import Progress
-
     from detect.classify.train import train
-    from detect.cli.output import err
+    from detect.cli.output import epochs_bar
     from detect.formats.tally import Tally
 
     tally = Tally()
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("epochs")
-
-        def show(epoch: int, epochs: int, loss: float) -> None:
-            bar.update(task, total=epochs, completed=epoch, description=f"epoch {epoch}/{epochs}, loss {loss:.3f}")
-
+    with epochs_bar() as show:
         record = train(
             config, data or (), split, out, device=device, seed=seed, resume=resume, allow_leak=allow_leak,
             progress=show, tally=tally,
         )  # fmt: skip
     print_tally(tally)
     console.print(f"run written to {out} (types: {', '.join(record['types'])}; {record['minutes']} minutes)")
+    console.print(f"next: smear bundle export {out} --out BUNDLE")
+
+
+@app.command()
+def segmenter(
+    config: Config,
+    out: Out,
+    data: Annotated[
+        list[str], typer.Option("--data", help="Dataset card with masks of cell and nucleus; may be repeated.")
+    ],
+    split: Annotated[list[str] | None, typer.Option("--split", help="Split file or name, one a --data.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:0.")] = "auto",
+    resume: Resume = False,
+) -> None:
+    """Train what finds nucleus and cytoplasm of a white cell, on part `train` of each set's split."""
+    from detect.classify.segmenters import train
+    from detect.cli.output import epochs_bar
+    from detect.formats.tally import Tally
+
+    tally = Tally()
+    with epochs_bar() as show:
+        record = train(config, data, split or (), out, device=device, resume=resume, progress=show, tally=tally)
+    print_tally(tally)
+    console.print(f"run written to {out} ({sum(record['cells']['train'].values())} cells, {record['minutes']} minutes)")
     console.print(f"next: smear bundle export {out} --out BUNDLE")
 
 

@@ -187,19 +187,27 @@ def typed_split(
 
 
 def cells_of(split: Split, cells: Sequence[TypedCell], part: str) -> list[TypedCell]:
-    """The typed cells of one part, with the groups of the split; DataError as in `Split.part`."""
-    here = {c.id: c for c in cells}
+    """The typed cells of one part, with the groups of the split; DataError as in `Split.part`.
+
+    A row of the split is a cell, or a field with all its cells, which may be none.
+    """
+    here: dict[str, list[TypedCell]] = {}
+    for c in cells:
+        here.setdefault(c.id, []).append(c)
+        if c.number is not None:
+            here.setdefault(c.field, []).append(c)
+    by_field = any(c.number is not None for c in cells)
     chosen = []
     for row in split.rows:
         if row.part != part:
             continue
-        cell = here.get(row.field)
-        if cell is None:
+        found = here.get(row.field, [])
+        if not found and not by_field:
             raise DataError(f"'{row.field}' is not in the sets", where=split.name, remedy="use the split of these sets")
-        if file_hash(cell.path) != row.hash:
+        if found and file_hash(found[0].path) != row.hash:
             what = "not the picture that the split was made for (its SHA-256 differs)"
-            raise DataError(what, where=str(cell.path), remedy="get the published file again")
-        chosen.append(replace(cell, group=row.group))
+            raise DataError(what, where=str(found[0].path), remedy="get the published file again")
+        chosen += [replace(cell, group=row.group) for cell in found]
     if not chosen:
         known = ", ".join(split.counts())
         raise DataError(f"no part '{part}'", where=split.name, remedy=f"the parts are: {known}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as made
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,10 @@ class TypedCell:
     """One cell of known type.
 
     Attributes:
-        id: `<set>/<path>`. box: xyxy in pixels of the image. source: the set, or the lab within it.
-        group: near copies share one. outline: the cell's mask, RLE in pixels of the image, where the set has one.
+        id: `<set>/<path>`, with `#<annotation>` where a field has several.
+        box: xyxy in pixels of the image. source: the set, or the lab within it. group: near copies share one.
+        outline, nucleus: masks of the cell and of its nucleus, RLE in pixels of the image, where the set has them.
+        number: of its annotation, where its field has several cells.
     """
 
     id: str
@@ -34,7 +38,15 @@ class TypedCell:
     type: str
     source: str
     group: str = ""
-    outline: Rle | None = field(default=None, compare=False)
+    outline: Rle | None = made(default=None, compare=False)
+    nucleus: Rle | None = made(default=None, compare=False)
+    number: int | None = made(default=None, compare=False)
+
+    @property
+    def field(self) -> str:
+        """Id of its field, as its set names it."""
+        path = self.id.partition("/")[2]
+        return path if self.number is None else path.removesuffix(f"#{self.number}")
 
 
 def load_typed(
@@ -135,9 +147,9 @@ def _from_boxes(dataset: Dataset, part: str, *, by_slide: bool) -> Iterator[Type
             if kind not in _GENERAL and not cells.crowd[i]:
                 identity = f"{dataset.name}/{field.id}#{cells.ids[i]}"
                 group = f"{dataset.name}/{whose}" if whose else ""
-                yield TypedCell(
-                    identity, field.path, _corners(cells.boxes[i]), kind, dataset.name, group, cells.masks[i]
-                )
+                place, nucleus = _corners(cells.boxes[i]), _run(cells.extra[i].get("nucleus"))
+                parts = cells.masks[i], nucleus, cells.ids[i]
+                yield TypedCell(identity, field.path, place, kind, dataset.name, group, *parts)
 
 
 def _from_masks(dataset: Dataset, part: str) -> Iterator[TypedCell]:
@@ -149,7 +161,16 @@ def _from_masks(dataset: Dataset, part: str) -> Iterator[TypedCell]:
             identity = f"{dataset.name}/{labelled.field.id}"
             source = f"{dataset.name}/{part}"
             box = _corners(cells.boxes[0])
-            yield TypedCell(identity, labelled.field.path, box, kind, source, outline=cells.masks[0])
+            parts = cells.masks[0], cells.extra[0].get("nucleus_mask")
+            yield TypedCell(identity, labelled.field.path, box, kind, source, "", *parts)
+
+
+def _run(told: Any) -> Rle | None:
+    """A mask as a JSON file keeps it, or None."""
+    if not isinstance(told, Mapping) or "counts" not in told:
+        return None
+    counts = told["counts"]
+    return {"size": list(told["size"]), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
 
 
 def _corners(box: NDArray[np.float32]) -> tuple[float, float, float, float]:

@@ -16,6 +16,7 @@ from detect.evaluate.coco_ap import Ap, ApSlice
 from detect.evaluate.counting import Counting
 from detect.evaluate.detection import DetectionReport
 from detect.evaluate.froc import Froc
+from detect.evaluate.parts import PartsReport
 
 try:
     from matplotlib.figure import Figure
@@ -127,6 +128,25 @@ def bland_altman(counts: Mapping[str, Counting], path: Path, title: str) -> None
         axes.set(ylim=(-edge, edge), xlim=(-0.5, float(middle.max()) + 0.5))
         told = f"bias {c.bias.value:+.2f}, limits {c.lower.value:+.2f} to {c.upper.value:+.2f}"
         axes.set_title(f"{name}: {c.n_fields} fields, {c.n_drawn} drawn\n{told}", fontsize=10)
+        axes.grid(alpha=0.2)
+    figure.savefig(path, dpi=120)
+
+
+def agreement(report: PartsReport, path: Path, title: str) -> None:
+    """Per measure of a cell's parts the difference of found and drawn against their mean, a point a cell."""
+    figure, panels = _panels(len(report.pairs), f"{title}: agreement with the drawn parts")
+    for i, (axes, (name, pairs)) in enumerate(zip(panels, report.pairs.items(), strict=True)):
+        middle, difference = pairs.mean(axis=1), pairs[:, 1] - pairs[:, 0]
+        axes.scatter(middle, difference, s=12, color=_COLOURS[i % len(_COLOURS)], alpha=0.5, linewidth=0)
+        kinds = (("lower limit of agreement", "--"), ("bias", "-"), ("upper limit of agreement", "--"))
+        for kind, style in kinds:
+            v = report.figures[f"{name}, {kind}"]
+            axes.axhline(v.value, color="black", linestyle=style, linewidth=1)
+            axes.axhspan(v.low, v.high, color="black", alpha=0.08, linewidth=0)
+        axes.axhline(0, color="grey", linewidth=0.5)
+        axes.set(xlabel=f"mean of drawn and found {name}", ylabel="found minus drawn")
+        error = report.figures[f"{name}, mean absolute error"]
+        axes.set_title(f"{name}: {len(pairs)} cells\nmean absolute error {error.value:.3f}", fontsize=10)
         axes.grid(alpha=0.2)
     figure.savefig(path, dpi=120)
 

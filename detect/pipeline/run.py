@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from detect.bundles.folder import Bundle, open_bundle
 from detect.classify.bundled import ERROR
 from detect.classify.crops import at_border
+from detect.classify.morphology import measure
+from detect.classify.parts import CLASSICAL, BundleSegmenter, ClassicalSegmenter, Segmenter
 from detect.detectors.opened import open_detector
 from detect.errors import ConfigError
 from detect.images.magnification import Scale
 from detect.pipeline.route import SYNTHETIC, Answer, Asked, Router, box
 from detect.pipeline.settings import PipelineSettings, check_synthetic
 from detect.runtime.base import EngineSettings
+from detect.taxonomy import taxonomy
 from detect.types import CellRecord, Detections, Image
 
 
@@ -33,11 +37,13 @@ class Opened:
     nodes: tuple[Asked, ...]
     error: float = ERROR
     slide: Bundle | None = None
+    segmenter: Bundle | Literal["classical"] | None = None
 
     @property
     def bundles(self) -> list[Bundle]:
         """All of them, the detector first."""
-        return [self.detector, *(node.bundle for node in self.nodes), *([self.slide] if self.slide else [])]
+        others = [b for b in (self.segmenter, self.slide) if isinstance(b, Bundle)]
+        return [self.detector, *(node.bundle for node in self.nodes), *others]
 
 
 def open_pipeline(settings: PipelineSettings) -> Opened:
@@ -45,7 +51,11 @@ def open_pipeline(settings: PipelineSettings) -> Opened:
     detector = open_bundle(settings.detector, "detector")
     nodes = tuple(asked(open_bundle(node.bundle, "classifier"), node.ask) for node in settings.nodes)
     slide = open_bundle(settings.slide, "slide") if settings.slide is not None else None
-    opened = Opened(detector, nodes, settings.error_rate, slide)
+    segmenter: Bundle | Literal["classical"] | None = None
+    if settings.morphology is not None:
+        named = settings.morphology
+        segmenter = "classical" if named == CLASSICAL else open_bundle(named, "segmenter")
+    opened = Opened(detector, nodes, settings.error_rate, slide, segmenter)
     names = [bundle.card.name for bundle in opened.bundles]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -96,6 +106,11 @@ class Pipeline:
         # Detectors have int8 graphs, classifiers have none: theirs is a small part of the work.
         plain = replace(engine, precision="fp32") if engine.precision == "int8" else engine
         self._router = Router(opened.nodes, self.detector.classes.names, plain, opened.error)
+        self._segmenter: Segmenter | None = None
+        if isinstance(opened.segmenter, Bundle):
+            self._segmenter = BundleSegmenter(opened.segmenter, plain)
+        elif opened.segmenter is not None:
+            self._segmenter = ClassicalSegmenter()
         self._flags = (SYNTHETIC,) if card.trained_on == "synthetic" else ()
         self.unreached = self._router.unreached
 
@@ -113,13 +128,32 @@ class Pipeline:
         """
         found = self.detector.predict(fields, scales)
         answers = self._router.run(fields, found)
-        return [
-            Cells(self._records(slide, field, pixels, detections, answers[i]), detections.capped)
-            for i, ((slide, field), pixels, detections) in enumerate(zip(names, fields, found, strict=True))
-        ]
+        known: Sequence[Scale | None] = scales if scales is not None else [None] * len(fields)
+        out = []
+        for i, ((slide, field), pixels, detections) in enumerate(zip(names, fields, found, strict=True)):
+            measured = self._measured(pixels, detections, known[i])
+            records = self._records(slide, field, pixels, detections, answers[i], measured)
+            out.append(Cells(records, detections.capped))
+        return out
+
+    def _measured(self, pixels: Image, found: Detections, scale: Scale | None) -> dict[int, dict[str, float]]:
+        """The form of white cells by their position, where the pipeline asks for it."""
+        if self._segmenter is None:
+            return {}
+        names = self.detector.classes.names
+        white = [j for j in range(len(found)) if taxonomy().is_a(names[found.labels[j]], "WBC")]
+        unit = scale.um_per_px if scale is not None and scale.sure else None
+        each = self._segmenter.parts(pixels, [box(found, j) for j in white])
+        return {j: measure(parts, unit) for j, parts in zip(white, each, strict=True)}
 
     def _records(
-        self, slide: str, field: str, pixels: Image, found: Detections, answers: Mapping[int, Answer]
+        self,
+        slide: str,
+        field: str,
+        pixels: Image,
+        found: Detections,
+        answers: Mapping[int, Answer],
+        measured: Mapping[int, Mapping[str, float]],
     ) -> tuple[CellRecord, ...]:
         height, width = pixels.shape[:2]
         records = []
@@ -139,6 +173,7 @@ class Pipeline:
                     type_score=answer.sure,
                     probabilities=answer.probabilities,
                     candidates=answer.candidates,
+                    attributes=measured.get(j, {}),
                     flags=tuple(dict.fromkeys((*flags, *self._flags, *answer.flags))),
                     mask=found.masks[j] if found.masks is not None else None,
                 )

@@ -41,6 +41,7 @@ class PipelineSettings(Settings):
     Attributes:
         nodes: asked in this order, each of the cells that bear one of its labels by then. What no node asks is not
             answered.
+        morphology: segmenter's bundle, or "classical", whose nucleus and cytoplasm white cells are measured on.
         slide: bundle that is asked of all white cells of a slide together. fab: slides are called L1, L2 or L3 by their
             lymphoblasts, as GUIDE.md says.
         error_rate: share of cells whose set of types may lack their own; a cell that may be of several types is named
@@ -53,6 +54,7 @@ class PipelineSettings(Settings):
     taxonomy: int = 1
     detector: str
     nodes: tuple[Node, ...] = ()
+    morphology: str | None = None
     slide: str | None = None
     fab: bool = False
     error_rate: float = Key(ERROR, gt=0, lt=1)
@@ -75,8 +77,8 @@ def load_pipeline(given: str | Path) -> PipelineSettings:
         return str((home / name).resolve()) if name.startswith(".") else name
 
     nodes = tuple(node.model_copy(update={"bundle": placed(node.bundle)}) for node in found.nodes)
-    slide = placed(found.slide) if found.slide is not None else None
-    return found.model_copy(update={"detector": placed(found.detector), "nodes": nodes, "slide": slide})
+    others = {key: placed(name) for key in ("slide", "morphology") if (name := getattr(found, key)) is not None}
+    return found.model_copy(update={"detector": placed(found.detector), "nodes": nodes, **others})
 
 
 def check_synthetic(names: list[str], allowed: bool) -> None:

@@ -1,0 +1,208 @@
+"""Where a network looks: Grad-CAM, Score-CAM and attention maps by libraries, and whether they are to be believed.
+
+Grad-CAM: Selvaraju et al., ICCV 2017; Score-CAM: Wang et al., CVPR workshops 2020 (both as pytorch-grad-cam has them);
+attention rollout: Abnar and Zuidema, ACL 2020, from the attention that timm extracts. A map is held against the model
+itself by the deletion curve of Petsiuk et al., BMVC 2018: what it marks is blurred away first, and the answer's
+probability must fall sooner than along random maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from detect.errors import BundleError, MissingExtraError
+
+try:
+    from pytorch_grad_cam import GradCAM, ScoreCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from timm.utils import AttentionExtract
+except ImportError:
+    raise MissingExtraError("explaining a classifier", "train") from None
+
+from detect.bundles.folder import Bundle
+from detect.classify.answerers import Familiar, rebuild
+from detect.classify.networks import Classifier
+from detect.types import Image
+
+Method = Literal["grad-cam", "score-cam", "attention"]
+METHODS: tuple[Method, ...] = ("grad-cam", "score-cam", "attention")
+Map = NDArray[np.float32]  # (s, s), from 0 to 1
+STEPS = 20  # parts in which a crop is blurred away
+_SEED = 1
+_BATCH = 32
+
+
+class Explainer:
+    """Explains the answers of one bundle.
+
+    Raises:
+        BundleError: the bundle is not a single network, or has no such map.
+    """
+
+    def __init__(self, bundle: Bundle, method: Method = "grad-cam") -> None:
+        kind = bundle.card.architecture.get("kind")
+        if kind != "network" or bundle.card.classifier is None:
+            what = f"only a single network is explained, this is a {kind or bundle.card.task}"
+            raise BundleError(what, where=str(bundle.path), remedy="explain one of the networks that it is made of")
+        model = rebuild(bundle.card.architecture, bundle.weights)
+        self.model: Classifier = model.model if isinstance(model, Familiar) else model
+        self.size = bundle.card.classifier.image_size
+        self.method = method
+        self._heat = bundle.card.classifier.temperature
+        self._pixels = _Pixels(self.model).eval()
+        self._map = self._maps(bundle)
+
+    def maps(self, crops: NDArray[np.uint8], answers: Sequence[int]) -> list[Map]:
+        """Where the network looked for an answer, a map for each crop.
+
+        Args:
+            crops: uint8 RGB (n, s, s, 3). answers: index of the type to explain, of each.
+        """
+        return [self._map(crop, answer) for crop, answer in zip(crops, answers, strict=True)]
+
+    def chances(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities, float32 (n, types)."""
+        with torch.inference_mode():
+            batches = (torch.from_numpy(crops[i : i + _BATCH]) for i in range(0, len(crops), _BATCH))
+            found = [torch.softmax(self.model(batch) / self._heat, dim=1) for batch in batches]
+        return np.asarray(torch.cat(found).numpy(), np.float32)
+
+    def _maps(self, bundle: Bundle) -> Callable[[Image, int], Map]:
+        if self.method == "attention":
+            return self._attention(bundle)
+        layer, turn = _last_map(self._pixels, self.size)
+        if layer is None:
+            what = f"{bundle.card.architecture['name']} keeps no map of the picture to its end"
+            raise BundleError(what, where=str(bundle.path), remedy="use --method attention, or another network")
+        kind = GradCAM if self.method == "grad-cam" else ScoreCAM
+        found = kind(self._pixels, [layer], reshape_transform=turn)
+
+        def cam(crop: Image, answer: int) -> Map:
+            given = torch.from_numpy(crop).permute(2, 0, 1)[None].float()
+            with torch.enable_grad(), redirect_stderr(StringIO()):  # Score-CAM draws a bar for every cell
+                return _scaled(found(given, [ClassifierOutputTarget(answer)])[0])
+
+        return cam
+
+    def _attention(self, bundle: Bundle) -> Callable[[Image, int], Map]:
+        name = bundle.card.architecture["name"]
+        for module in self.model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # the fused one never shows its weights
+        try:
+            found = AttentionExtract(self.model.body, method="hook")
+        except RuntimeError:
+            what = f"{name} has no attention to show"
+            raise BundleError(what, where=str(bundle.path), remedy="use --method grad-cam") from None
+        side = getattr(getattr(self.model.body, "patch_embed", None), "grid_size", None)
+
+        def rollout(crop: Image, answer: int) -> Map:
+            with torch.inference_mode():
+                pixels = (torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255 - self.model.mean) / (
+                    self.model.spread
+                )
+                layers = [a.mean(dim=1)[0] for a in found(pixels).values()]
+            if side is None or any(a.shape != layers[0].shape for a in layers):
+                what = f"the attention of {name} is of windows, not of the whole picture"
+                raise BundleError(what, where=str(bundle.path), remedy="use --method grad-cam")
+            joint = torch.eye(layers[0].shape[0])
+            for layer in layers:
+                mixed = layer + torch.eye(layer.shape[0])  # what a block passes by is seen too
+                joint = (mixed / mixed.sum(dim=1, keepdim=True)) @ joint
+            patches = joint[0, 1:].reshape(side).numpy()
+            grown = cv2.resize(patches.astype(np.float32), (self.size, self.size), interpolation=cv2.INTER_CUBIC)
+            return _scaled(grown)
+
+        return rollout
+
+
+class _Pixels(nn.Module):
+    """A classifier that takes float pixels (n, 3, s, s), 0 to 255, so that gradients reach them."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model(pixels.permute(0, 2, 3, 1))
+
+
+def _last_map(model: nn.Module, size: int) -> tuple[nn.Module | None, Callable[[torch.Tensor], torch.Tensor] | None]:
+    """The last module that gives a map of the picture, and how its output becomes (n, channels, h, w)."""
+    seen: list[tuple[nn.Module, torch.Size]] = []
+
+    def note(module: nn.Module, _: Any, out: Any) -> None:
+        if isinstance(out, torch.Tensor) and not list(module.children()):
+            seen.append((module, out.shape))
+
+    hooks = [m.register_forward_hook(note) for m in model.modules()]
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    for module, shape in reversed(seen):
+        if len(shape) == 4 and shape[2] == shape[3] and shape[2] > 1:
+            return module, None
+        if len(shape) == 4 and shape[1] == shape[2] and shape[1] > 1:
+            return module, lambda t: t.permute(0, 3, 1, 2)
+        side = round((shape[1] - 1) ** 0.5) if len(shape) == 3 else 0
+        if side > 1 and side * side == shape[1] - 1:
+            return module, lambda t, s=side: t[:, 1:].reshape(t.shape[0], s, s, -1).permute(0, 3, 1, 2)
+    return None, None
+
+
+def _scaled(values: NDArray[Any]) -> Map:
+    low, high = float(values.min()), float(values.max())
+    return np.asarray((values - low) / (high - low) if high > low else np.zeros_like(values), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Deletion:
+    """One crop blurred away along a map.
+
+    Attributes:
+        curve: probability of the answer after each step, (steps + 1,). area: its mean, the area under the curve.
+    """
+
+    curve: NDArray[np.float32]
+
+    @property
+    def area(self) -> float:
+        """Lower is better: the answer fell sooner."""
+        return float((self.curve[:-1] + self.curve[1:]).mean() / 2)
+
+
+def deletion(explainer: Explainer, crop: Image, answer: int, found: Map) -> Deletion:
+    """Blur the crop away, what the map marks most first."""
+    blurred = cv2.GaussianBlur(crop, (0, 0), max(crop.shape[0] / 8, 1))
+    order = np.argsort(-found.ravel(), kind="stable")
+    steps = np.linspace(0, len(order), STEPS + 1).round().astype(int)
+    shown = np.repeat(crop[None], STEPS + 1, axis=0)
+    for i, n in enumerate(steps):
+        rows, columns = np.unravel_index(order[:n], found.shape)
+        shown[i][rows, columns] = blurred[rows, columns]
+    return Deletion(explainer.chances(shown)[:, answer])
+
+
+def random_map(size: int, coarse: int, rng: np.random.Generator) -> Map:
+    """A map of nothing, as smooth as one that was made from `coarse` places a side."""
+    small = rng.random((max(2, coarse), max(2, coarse))).astype(np.float32)
+    return _scaled(cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC))
+
+
+def over(crop: Image, found: Map) -> Image:
+    """A map over its crop: what it marks glows, the rest is dim and grey."""
+    colour = cv2.cvtColor(cv2.applyColorMap(np.uint8(found * 255), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    grey = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    weight = 0.65 * found[..., None]
+    return np.asarray(np.rint((1 - weight) * grey + weight * colour), np.uint8)

@@ -1,0 +1,98 @@
+"""Explanations of many cells, measured: deletion curves against those of random maps, and a sheet to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detect.classify.crops import resize
+from detect.classify.explain import Explainer, Map, deletion, over, random_map
+from detect.evaluate.intervals import Interval, intervals
+from detect.types import CellCrop, Image
+
+RANDOM = 5  # random maps a cell
+_COARSE = 6  # places a side of a random map, as of the networks' last maps
+_SIDE, _LINE = 150, 17  # pixels of a crop on a sheet, and of a line of text
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """One cell: crop at the model's size, map, answer, its probability, the truth where it is known, and the areas
+    under the deletion curve of the map and, on average, of random ones."""
+
+    crop: Image
+    found: Map
+    answer: str
+    sure: float
+    truth: str | None
+    area: float
+    random: float
+
+
+def explain(explainer: Explainer, crops: Sequence[CellCrop], names: Sequence[str], seed: int = 1) -> list[Explained]:
+    """The likeliest type of each cell, explained."""
+    return explain_known(explainer, crops, names, [None] * len(crops), seed)
+
+
+def explain_known(
+    explainer: Explainer, crops: Sequence[CellCrop], names: Sequence[str], truth: Sequence[str | None], seed: int = 1
+) -> list[Explained]:
+    """The same of cells of known type."""
+    if not crops:
+        return []
+    rng = np.random.default_rng(seed)
+    small = np.stack([resize(c.pixels, explainer.size) for c in crops])
+    chances = explainer.chances(small)
+    answers = chances.argmax(axis=1)
+    out = []
+    for crop, answer, sure, found, known in zip(
+        small,
+        answers.tolist(),
+        chances.max(axis=1).tolist(),
+        explainer.maps(small, answers.tolist()),
+        truth,
+        strict=True,
+    ):
+        areas = [
+            deletion(explainer, crop, answer, random_map(explainer.size, _COARSE, rng)).area for _ in range(RANDOM)
+        ]
+        area = deletion(explainer, crop, answer, found).area
+        out.append(Explained(crop, found, names[answer], sure, known, area, float(np.mean(areas))))
+    return out
+
+
+def faithfulness(
+    cells: Sequence[Explained], groups: Sequence[str], *, rounds: int = 1000, seed: int = 1
+) -> dict[str, Interval]:
+    """Mean areas under the deletion curves, and how much sooner the answer falls along the maps than along random ones
+    (above 0: the maps mark what the answer hangs on), 95 % limits by bootstrap over groups."""
+    table = np.array([[c.area, c.random, c.random - c.area, c.area < c.random] for c in cells], np.float64)
+    names = ("area along the maps", "area along random maps", "sooner by", "share of cells that fall sooner")
+    found = intervals(lambda w: w @ table / w.sum(axis=1, keepdims=True), groups, rounds=rounds, seed=seed)
+    return dict(zip(names, found, strict=True))
+
+
+def sheet(cells: Sequence[Explained], columns: int = 4) -> Image:
+    """Crop and map side by side, with what was answered; wrong answers stand out."""
+    rows = -(-max(1, len(cells)) // columns)
+    wide, high = 2 * _SIDE + 14, _SIDE + 3 * _LINE + 14
+    page: NDArray[np.uint8] = np.full((rows * high + 8, columns * wide + 8, 3), 255, np.uint8)
+    for i, cell in enumerate(cells):
+        x, y = 8 + (i % columns) * wide, 8 + (i // columns) * high
+        for j, picture in enumerate((cell.crop, over(cell.crop, cell.found))):
+            how = cv2.INTER_AREA if picture.shape[0] > _SIDE else cv2.INTER_CUBIC
+            grown = cv2.resize(picture, (_SIDE, _SIDE), interpolation=how)
+            page[y : y + _SIDE, x + j * (_SIDE + 2) : x + j * (_SIDE + 2) + _SIDE] = grown
+        wrong = cell.truth is not None and cell.truth != cell.answer
+        ink = (170, 0, 0) if wrong else (30, 30, 30)
+        lines = [f"{cell.answer} {100 * cell.sure:.0f} %"]
+        lines += [f"is: {cell.truth}"] if cell.truth is not None else []
+        lines += [f"deletion {cell.area:.2f}, random {cell.random:.2f}"]
+        for k, line in enumerate(lines):
+            place = (x, y + _SIDE + _LINE * (k + 1) - 3)
+            cv2.putText(page, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.46, ink, 1, cv2.LINE_AA)
+    return page

@@ -1,0 +1,141 @@
+"""The parts of a white cell, nucleus and cytoplasm: by a segmenter's bundle, or by the classical method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detect.bundles.folder import Bundle, open_bundle
+from detect.classify.crops import Box, crop, resize
+from detect.detectors.classical import CYTOPLASM as CLASSICAL_CYTOPLASM
+from detect.detectors.classical import NUCLEUS as CLASSICAL_NUCLEUS
+from detect.detectors.classical import nucleus_and_cytoplasm
+from detect.errors import BundleError
+from detect.images import segment
+from detect.runtime.base import EngineSettings, open_graph
+from detect.types import CellCrop, Image
+
+GROUND, CYTOPLASM, NUCLEUS = 0, 1, 2
+CLASSICAL = "classical"
+_BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """One cell: uint8 (h, w) of `GROUND`, `CYTOPLASM` and `NUCLEUS`, whose first pixel is (left, top) of the field.
+
+    Attributes:
+        pixels: the field there, uint8 RGB (h, w, 3).
+    """
+
+    left: int
+    top: int
+    labels: NDArray[np.uint8]
+    pixels: Image
+
+    @property
+    def cell(self) -> NDArray[np.bool_]:
+        """Nucleus and cytoplasm."""
+        return np.asarray(self.labels != GROUND)
+
+    @property
+    def nucleus(self) -> NDArray[np.bool_]:
+        """The nucleus."""
+        return np.asarray(self.labels == NUCLEUS)
+
+
+class Segmenter(Protocol):
+    """Whatever finds the parts of cells."""
+
+    name: str
+
+    def parts(self, field: Image, boxes: Sequence[Box]) -> list[Parts]:
+        """Of each box of a field."""
+
+
+def open_segmenter(given: str, engine: EngineSettings) -> Segmenter:
+    """The segmenter of a bundle, or the classical one by its name."""
+    if given == CLASSICAL:
+        return ClassicalSegmenter()
+    return BundleSegmenter(open_bundle(given, "segmenter"), engine)
+
+
+class ClassicalSegmenter:
+    """Colour, watershed and shape, with no training."""
+
+    name = CLASSICAL
+
+    def parts(self, field: Image, boxes: Sequence[Box]) -> list[Parts]:
+        """See `Segmenter`."""
+        return [self._one(field, box) for box in boxes]
+
+    def _one(self, field: Image, box: Box) -> Parts:
+        height, width = field.shape[:2]
+        x0, y0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
+        x1, y1 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
+        x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
+        # A window with its surroundings: the whole field again for every cell would take too long.
+        left, top = max(0, x0 - (x1 - x0) // 2), max(0, y0 - (y1 - y0) // 2)
+        window = np.ascontiguousarray(field[top : y1 + (y1 - y0) // 2, left : x1 + (x1 - x0) // 2])
+        found = nucleus_and_cytoplasm(window, (x0 - left, y0 - top, x1 - left, y1 - top))
+        inside = found[y0 - top : y1 - top, x0 - left : x1 - left]
+        labels = np.zeros(inside.shape, np.uint8)
+        labels[inside == CLASSICAL_CYTOPLASM], labels[inside == CLASSICAL_NUCLEUS] = CYTOPLASM, NUCLEUS
+        return Parts(x0, y0, labels, np.ascontiguousarray(field[y0:y1, x0:x1]))
+
+
+class BundleSegmenter:
+    """A bundle's graph."""
+
+    def __init__(self, bundle: Bundle, engine: EngineSettings) -> None:
+        if bundle.card.segmenter is None:
+            raise BundleError("not a segmenter", where=str(bundle.path), remedy="name a segmenter bundle")
+        self.name = bundle.card.name
+        self._settings = bundle.card.segmenter
+        self._graph = open_graph(bundle.graph, engine)
+
+    def parts(self, field: Image, boxes: Sequence[Box]) -> list[Parts]:
+        """See `Segmenter`."""
+        size, margin = self._settings.image_size, self._settings.margin
+        crops = [crop(field, box, margin) for box in boxes]
+        out: list[Parts] = []
+        for start in range(0, len(crops), _BATCH):
+            some = crops[start : start + _BATCH]
+            (shares,) = self._graph.run(np.stack([resize(c.pixels, size) for c in some]))
+            for cut, share in zip(some, shares, strict=True):
+                labels = labels_of(share, cut.pixels.shape[0])
+                out.append(_inside(field, cut, labels))
+        return out
+
+
+def labels_of(shares: NDArray[np.float32], side: int) -> NDArray[np.uint8]:
+    """Shares of ground, cytoplasm and nucleus, (3, s, s), as parts of a crop of `side` pixels; one cell only.
+
+    The cell is the connected piece that has most of the middle; the nucleus lies inside it.
+    """
+    grown = np.stack([cv2.resize(s, (side, side), interpolation=cv2.INTER_LINEAR) for s in shares])
+    cell = grown[GROUND] < 0.5
+    pieces, stats = segment.components(cell)
+    if len(stats) > 2:
+        y, x = np.mgrid[:side, :side] + 0.5
+        near = np.exp(-((x - side / 2) ** 2 + (y - side / 2) ** 2) / (2 * (0.2 * side) ** 2))
+        weight = np.bincount(pieces.ravel(), weights=near.ravel())
+        weight[0] = 0
+        cell = pieces == int(weight.argmax())
+    labels = np.where(cell, np.uint8(CYTOPLASM), np.uint8(GROUND))
+    labels[cell & (grown[NUCLEUS] > grown[CYTOPLASM])] = NUCLEUS
+    return labels
+
+
+def _inside(field: Image, cut: CellCrop, labels: NDArray[np.uint8]) -> Parts:
+    """Without what the crop's margin has beyond the field."""
+    height, width = field.shape[:2]
+    side = labels.shape[0]
+    a, b = max(0, -cut.left), max(0, -cut.top)
+    c, d = min(side, width - cut.left), min(side, height - cut.top)
+    return Parts(cut.left + a, cut.top + b, labels[b:d, a:c], np.ascontiguousarray(cut.pixels[b:d, a:c]))

@@ -1,0 +1,86 @@
+"""`smear explain`: where a classifier looks in the cells of a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from detect.cli.output import out as console
+from detect.cli.output import print_table
+
+if TYPE_CHECKING:
+    from detect.bundles.folder import Bundle
+    from detect.types import Image
+
+Method = Annotated[Literal["grad-cam", "score-cam", "attention"], typer.Option("--method", help="How maps are made.")]
+
+
+def explain(
+    bundle: Annotated[str, typer.Argument(help="Classifier bundle of one network.")],
+    image: Annotated[Path, typer.Argument(help="A field, or a picture of one cell.")],
+    out: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("explained.png"),
+    box: Annotated[
+        list[str] | None, typer.Option("--box", help="x0,y0,x1,y1 of a cell; may be repeated; else cells are found.")
+    ] = None,
+    detector: Annotated[
+        str, typer.Option("--detector", help="Detector bundle that finds the cells.")
+    ] = "cells-yolov8n",
+    method: Method = "grad-cam",
+) -> None:
+    """Draw what the network looked at in each cell, and whether its answer hangs on that."""
+    import cv2
+
+    from detect.bundles.folder import open_bundle
+    from detect.classify.bundled import BundleClassifier
+    from detect.classify.explain import Explainer
+    from detect.classify.explained import explain as run
+    from detect.classify.explained import sheet
+    from detect.errors import DataError
+    from detect.images import decode
+
+    opened = open_bundle(bundle, "classifier")
+    explainer = Explainer(opened, method)
+    cutter = BundleClassifier(opened)
+    field = decode.read(image)
+    boxes = [_box(text, field.shape[1], field.shape[0]) for text in box or []] or _found(detector, opened, field)
+    if not boxes:
+        raise DataError(
+            "no cell was found that this bundle is asked of", where=str(image), remedy="give one with --box"
+        )
+    ready = cutter.ready(field)
+    cells = run(explainer, [cutter.cut(ready, b) for b in boxes], cutter.classes.names)
+    cv2.imwrite(str(out), cv2.cvtColor(sheet(cells, min(4, len(cells))), cv2.COLOR_RGB2BGR))
+    heads = ("cell", "answer", "probability", "deletion", "random maps")
+    rows = ((i, c.answer, f"{c.sure:.2f}", f"{c.area:.2f}", f"{c.random:.2f}") for i, c in enumerate(cells))
+    print_table(f"{opened.card.name}, {method}", heads, rows)
+    console.print("deletion: mean probability of the answer while what the map marks is blurred away; lower is better")
+    console.print(f"written to {out}", soft_wrap=True)
+
+
+def _box(text: str, width: int, height: int) -> tuple[float, float, float, float]:
+    from detect.errors import ConfigError
+
+    try:
+        x0, y0, x1, y1 = (float(v) for v in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--box {text}: expected x0,y0,x1,y1", remedy="such as --box 120,40,260,190") from None
+    if not (x0 < x1 and y0 < y1 and x1 > 0 and y1 > 0 and x0 < width and y0 < height):
+        what = f"--box {text}: not a box within the picture of {width} x {height} pixels"
+        raise ConfigError(what, remedy="give left, top, right, bottom in pixels")
+    return x0, y0, x1, y1
+
+
+def _found(detector: str, classifier: Bundle, field: Image) -> list[tuple[float, float, float, float]]:
+    """Cells of the classes that the classifier is asked of."""
+    from detect.bundles.folder import open_bundle
+    from detect.detectors.opened import open_detector
+    from detect.pipeline.route import box
+    from detect.runtime.base import EngineSettings
+
+    assert classifier.card.classifier is not None
+    opened = open_detector(open_bundle(detector, "detector"), EngineSettings())
+    (found,) = opened.predict([field])
+    wanted = classifier.card.classifier.routed_from
+    return [box(found, j) for j in range(len(found)) if opened.classes.names[found.labels[j]] in wanted]
