@@ -88,7 +88,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     heat = temperature(scores, truth)
     probabilities = softmax(scores, heat)
     calibration = calibration_of(types, probabilities, truth, f"part dev of {record['split']}: {len(dev)} cells")
-    limit = round(float(np.quantile(distances, 1 - FALSE_FLAGS, method="higher")), 6)
+    limit = round(float(np.quantile(distances, 1 - settings.false_flags, method="higher")), 6)
     far = Familiarity(limit=limit, false_flags=round(float((distances > limit).mean()), 4))
     graph = graph.model_copy(update={"temperature": heat, "calibration": calibration, "familiarity": far})
     likely = conformal.sets(probabilities, conformal.limits([calibration.strange[t] for t in types], ERROR))
@@ -99,7 +99,6 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     return report
 
 
-FALSE_FLAGS = 0.05  # share of the cells of part dev that are called unfamiliar
 _KEPT = 200  # calibration cells of a type on a card: of more, so many quantiles
 
 

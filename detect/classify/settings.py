@@ -37,7 +37,8 @@ class CropSettings(Settings):
         mask_out: what lies outside the ellipse that fills its box, or outside its outline, is white. An outline has to
             be drawn for every cell that is learnt, and by the detector that the bundle will follow.
         preprocess: done to every field before cells are cut out of it, in training and by the bundle.
-        routed_from: detector classes whose cells the bundle will be given.
+        routed_from: labels whose cells the bundle will be given, where its pipeline does not say.
+        false_flags: share of the cells of part dev that the bundle will call unfamiliar.
     """
 
     image_size: int = Key(96, ge=16)
@@ -45,6 +46,7 @@ class CropSettings(Settings):
     mask_out: Literal["none", "ellipse", "outline"] = "none"
     preprocess: tuple[Step, ...] = ()
     routed_from: tuple[str, ...] = ("WBC",)
+    false_flags: float = Key(0.05, ge=0, lt=1)
 
 
 class ClassifierSettings(CropSettings):

@@ -22,8 +22,9 @@ except ImportError:
 from detect import __version__, assets
 from detect.bundles.card import WEIGHTS
 from detect.bundles.draft import trained_on
-from detect.classify.fit import Fitted, Task, check, fit, parameters
+from detect.classify.fit import Fitted, Task, fit, parameters
 from detect.classify.learn import Progress
+from detect.classify.recipes import check
 from detect.classify.settings import ClassifierSettings, Recipe, Stage, load_recipe
 from detect.config import load_yaml
 from detect.data.cards import load_card

@@ -21,8 +21,9 @@ import numpy as np
 from detect import assets
 from detect.classify.bundled import softmax
 from detect.classify.cells import keep
-from detect.classify.fit import Task, answers_of, check, fit, networks_of, parameters
+from detect.classify.fit import Task, answers_of, fit, parameters
 from detect.classify.legs import Leg, cells_of_table, legs_of, write_cells
+from detect.classify.recipes import check, networks_of
 from detect.classify.settings import (
     ClassifierSettings,
     EnsembleSettings,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as made
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from detect.bundles.card import Card
 from detect.classify.crops import crop
+from detect.classify.morphology import fab_words
 from detect.errors import ImageError
 from detect.images import decode
 from detect.images.folder import Folder
@@ -39,7 +41,7 @@ _ALL_CROPS, _ALL_OVERLAYS = 960, 120  # crops of one type, and overlays, over al
 # Outlines by label, RGB: readable on pink and on violet, and apart for colour-blind eyes.
 _LINES = {"WBC": (0, 60, 200), "RBC": (150, 150, 150), "Platelet": (230, 110, 0)}
 _FOUND = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score")
-_COLUMNS = (*_FOUND, "type", "type_score", "probabilities", "candidates", "flags")
+_COLUMNS = (*_FOUND, "type", "type_score", "probabilities", "candidates", "flags", "attributes")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,16 @@ class _Cell:
     best: str
     candidates: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    attributes: Mapping[str, float] = made(default_factory=dict)
+
+    @property
+    def form(self) -> str:
+        """Its form in words: size and N:C ratio, and of a lymphoblast FAB's criteria."""
+        unit = next((u for u in ("um", "px") if f"diameter {u}" in self.attributes), None)
+        words = [] if unit is None else [f"{self.attributes[f'diameter {unit}']:.1f} {unit.replace('um', 'µm')}"]
+        words += [f"N:C {self.attributes['N:C']:.1f}"] if "N:C" in self.attributes else []
+        words += [fab_words(self.attributes)] if taxonomy().is_a(self.type, "Lymphoblast") else []
+        return ", ".join(w for w in words if w)
 
     @property
     def said(self) -> str:
@@ -164,10 +176,11 @@ def _white_labels(table: pa.Table) -> list[str]:
 
 def _rows(table: pa.Table) -> Iterator[tuple[str, _Cell]]:
     for row in zip(*(table.column(c).to_pylist() for c in _COLUMNS), strict=True):
-        slide, field, number, x0, y0, x1, y1, label, score, kind, sure, chances, candidates, flags = row
+        slide, field, number, x0, y0, x1, y1, label, score, kind, sure, chances, candidates, flags, form = row
         best = max(chances, key=lambda pair: pair[1])[0] if chances else ""
         place, named = (x0, y0, x1, y1), white_type(label, kind)
-        yield slide, _Cell(field, number, place, label, score, named, sure, best, tuple(candidates), tuple(flags))
+        told = tuple(candidates), tuple(flags), dict(form)
+        yield slide, _Cell(field, number, place, label, score, named, sure, best, *told)
 
 
 class _Pictures:

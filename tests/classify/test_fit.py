@@ -31,6 +31,7 @@ from detect.classify.export import write_graph  # noqa: E402
 from detect.classify.fit import Task, mixture  # noqa: E402
 from detect.classify.handmade import measure  # noqa: E402
 from detect.classify.learn import chances, still_rises  # noqa: E402
+from detect.classify.recipes import check  # noqa: E402
 from detect.classify.settings import (  # noqa: E402
     ClassifierSettings,
     CropSettings,
@@ -218,7 +219,7 @@ def test_a_hybrid_is_a_graph_like_any_other(task: Task, network: Path, tmp_path:
     """Fitted, built again from its folder, exported: three times the same answers; and most cells right."""
     values = yaml.safe_load(yaml.safe_dump(HYBRIDS[name]).replace("NET", str(network)))
     settings = recipe(HybridSettings, **CROP | {"views": 2} | values)
-    fit.check(settings, "c.yaml")
+    check(settings, "c.yaml")
     made = fit.fit(settings, task, tmp_path / "out")
     dev = keep(task.dev, TYPES, settings)
     scores = fit.answers_of(made.model, made.told, dev, 48, 0.1)
@@ -309,7 +310,7 @@ def test_what_is_not_known_is_refused_before_anything_is_read(
 ) -> None:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=words):
-        fit.check(load_recipe(tmp_path / "c.yaml"), "c.yaml")
+        check(load_recipe(tmp_path / "c.yaml"), "c.yaml")
 
 
 def test_another_recipe_is_not_taken_for_a_finished_one(task: Task, tmp_path: Path) -> None:
