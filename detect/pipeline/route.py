@@ -105,7 +105,10 @@ class _Node:
         answer.probabilities |= shares
         answer.flags = tuple(dict.fromkeys((*answer.flags, *((UNFAMILIAR,) if unfamiliar else ()), *self.flags)))
         if told.sure[k]:
-            answer.type, answer.sure = likely[0], shares[likely[0]]
+            answer.sure = shares[likely[0]]
+            # Of a lymphocyte, "a white cell, and no blast" says nothing new.
+            if answer.type is None or not taxonomy().is_a(answer.type, likely[0]):
+                answer.type = likely[0]
             return
         # Nothing like it was learnt, or no type fits: what all types of the node have in common is all that is known.
         common = likely if len(likely) > 1 and not unfamiliar else self.names

@@ -110,6 +110,17 @@ def test_what_is_asked_again_is_shared_out_anew(says: dict[str, Says]) -> None:
     assert cell.probabilities == pytest.approx({"Neutrophil": 0.1, "Lymphocyte": 0.2, "Blast": 0.6})
 
 
+def test_an_answer_that_says_less_takes_no_name_away(says: dict[str, Says]) -> None:
+    """C-NMC's classes are Lymphoblast and WBC: no blast."""
+    says |= {"white": Says((0.1, 0.8, 0.1), (1,)), "again": Says((0.25, 0.75), (1,))}
+    router = asked((bundle("white", WHITE), ("WBC",)), (bundle("again", ("Lymphoblast", "WBC")), ("Lymphocyte",)))
+    cell = run(router)[0]
+    assert cell.type == "Lymphocyte"
+    assert cell.sure == pytest.approx(0.8 * 0.75)
+    says["again"] = Says((0.9, 0.1), (0,))
+    assert run(router)[0].type == "Lymphoblast"
+
+
 def test_doubt_goes_up_the_taxonomy(says: dict[str, Says]) -> None:
     says |= {"white": Says((0.0, 0.1, 0.9), (2,)), "lines": Says((0.5, 0.5), (0, 1)), "fab": Says((1.0, 0, 0), (0,))}
     cell = run(chain())[0]
