@@ -79,7 +79,7 @@ def open_bundle(given: str | Path, task: str | None = None) -> Bundle:
     """A bundle by folder, or a released one by name.
 
     Args:
-        task: "detector" or "classifier"; BundleError where the bundle is for something else.
+        task: as on a card, such as "detector"; BundleError where the bundle is for something else.
 
     Raises:
         BundleError: a file is missing, or was altered since the card was written.

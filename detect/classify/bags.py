@@ -21,7 +21,8 @@ class SlideSettings(Settings):
         inputs: names of which each cell has a probability.
         patterns: what the truth calls a slide to the pattern that is learnt; null leaves the slide out.
         least: white cells of the smallest bag that is drawn of a slide, in training.
-        dev: share of slides kept for the temperature and the calibration.
+        folds: the temperature and the calibration are of slides that were held out, each once, one part of so many at a
+            time; the bundle's own weights then learn from all.
         min_cells: with fewer white cells the bundle gives a slide no name.
     """
 
@@ -33,7 +34,7 @@ class SlideSettings(Settings):
     weight_decay: float = Key(0.001, ge=0)
     dropout: float = Key(0.2, ge=0, lt=1)
     least: int = Key(60, ge=1)
-    dev: float = Key(0.3, gt=0, lt=1)
+    folds: int = Key(5, ge=2)
     min_cells: int = Key(100, ge=1)
     seed: int = Key(1, ge=0)
 
@@ -44,7 +45,7 @@ class Slides:
 
     Attributes:
         names, bags, truth: of each slide. asks: bundles that answered for their cells.
-        trained_on: of those bundles, and of the slides.
+        trained_on: of those bundles, and of the slides: synthetic where drawn cells are anywhere on the way.
         data: the runs, for the card.
     """
 

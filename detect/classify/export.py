@@ -1,4 +1,4 @@
-"""A classifier's run folder to a bundle: graph, temperature and least probability fitted on dev, card."""
+"""A classifier's run folder to a bundle: graph, temperature, calibration and familiarity fitted on dev, card."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ def calibration_of(
     """What a card keeps of the cells that sets of likely types are calibrated on."""
     strange = conformal.strangeness(probabilities, truth, len(types))
     kept = [s if len(s) <= _KEPT else np.quantile(s, np.linspace(0, 1, _KEPT)) for s in strange]
-    return Calibration(strange={t: tuple(np.round(s, 5).tolist()) for t, s in zip(types, kept, strict=True)}, on=on)
+    return Calibration(
+        strange={t: tuple(float(f"{v:.4g}") for v in s) for t, s in zip(types, kept, strict=True)}, on=on
+    )
 
 
 def write_graph(model: torch.nn.Module, told: Mapping[str, Any], size: int, path: Path) -> None:

@@ -58,7 +58,9 @@ def measure(parts: Parts, um_per_px: float | None = None) -> dict[str, float]:
     out |= _cytoplasm(parts, cytoplasm, density, fine, diameter, area)
     if inner < 1:
         return out
-    out |= {f"nucleus area{square}": inner * scale**2, "N:C": inner / max(1.0, area - inner)}
+    out[f"nucleus area{square}"] = inner * scale**2
+    if area > inner:
+        out["N:C"] = inner / (area - inner)
     out |= {"cytoplasm share": 1 - inner / area, **shape(nucleus)}
     core = segment.morph(nucleus, cv2.MORPH_ERODE, _EDGE * diameter)
     out["chromatin texture"] = float(fine[core if core.any() else nucleus].std())
@@ -165,8 +167,8 @@ def fab_features(told: Mapping[str, float]) -> dict[str, bool | None]:
 def fab_words(told: Mapping[str, float]) -> str:
     """FAB's criteria of one cell in words, such as "small, regular nucleus, scanty cytoplasm: L1-like".
 
-    The house rule for one cell of GUIDE.md, as far as it can be measured: nucleoli are not judged. Empty where the
-    cell's parts were not found; no type where the features that would decide are not known.
+    The house rule for one cell of GUIDE.md. Nucleoli are not measured, so where they, or a size that is not known,
+    would decide, that is said. Empty where the cell's parts were not found.
     """
     seen = fab_features(told)
     size, room, dents = seen["large"], seen["moderate cytoplasm"], seen["irregular nucleus"]
@@ -176,9 +178,13 @@ def fab_words(told: Mapping[str, float]) -> str:
     words += ["irregular nucleus" if dents else "regular nucleus"]
     words += ["moderate cytoplasm" if room else "scanty cytoplasm"]
     words += [name for name in ("very deep basophilia", "vacuoles") if seen[name]]
+    said = ", ".join(words)
     if not dents and seen["very deep basophilia"] and seen["vacuoles"]:
-        return f"{', '.join(words)}: L3-like"
-    features = sum(bool(seen[name]) for name in ("large", "moderate cytoplasm", "irregular nucleus"))
-    if size is None and features == 1:
-        return f"{', '.join(words)}: size unknown, L1 or L2"
-    return f"{', '.join(words)}: {'L2' if features >= 2 else 'L1'}-like"
+        return f"{said}: L3-like if nucleoli are prominent"
+    shown = sum(bool(seen[name]) for name in ("large", "moderate cytoplasm", "irregular nucleus"))
+    unknown = 2 if size is None else 1  # the nucleoli, and perhaps the size
+    if shown >= 2:
+        return f"{said}: L2-like"
+    return (
+        f"{said}: L1-like" if shown + unknown < 2 else f"{said}: L1 or L2, as nucleoli{' and size' * (unknown - 1)} say"
+    )

@@ -375,22 +375,41 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     return report
 
 
+def reference(bundle: Bundle) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """The graph of a segmenter bundle, run by torch itself."""
+    assert bundle.card.training is not None
+    settings = SegmenterSettings.model_validate(bundle.card.training.settings)
+    model = PartsNet(settings.model_copy(update={"pretrained": False}))
+    model.load_state_dict(load_file(bundle.weights))
+    model.eval()
+
+    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(model(torch.from_numpy(crops)).numpy(), np.float32)
+
+    return run
+
+
 def compared(
     segmenter: Any, cells: Sequence[TypedCell]
 ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]], list[str]]:
     """Parts as drawn and as found, in the same places, and the group, of each cell that has masks."""
     drawn, found, groups = [], [], []
+    before: tuple[Path, Image] | None = None
     for cell in cells:
         if cell.outline is None or cell.nucleus is None:
             continue
-        field = decode.read(cell.path)
+        if before is None or before[0] != cell.path:
+            before = cell.path, decode.read(cell.path)
         truth = drawn_parts(cell)
-        (got,) = segmenter.parts(field, [cell.box])
+        (got,) = segmenter.parts(before[1], [cell.box])
         whole = np.zeros_like(truth)
         height, width = got.labels.shape
         whole[got.top : got.top + height, got.left : got.left + width] = got.labels
-        drawn.append(truth)
-        found.append(whole)
+        ys, xs = np.nonzero(truth | whole)
+        window = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]  # a large field is not kept for each cell
+        drawn.append(truth[window].copy())
+        found.append(whole[window].copy())
         groups.append(cell.group or cell.id)
     if not drawn:
         raise DataError("no cell has masks of cell and nucleus", remedy="name a set with such masks, as wbc-masks")

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
 from detect.bundles.card import GRAPH, WEIGHTS, Card, SlideGraph, Training
-from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
-from detect.bundles.folder import write_card
+from detect.bundles.draft import INTENDED_USE, Description, check_folder, prepare_folder
+from detect.bundles.folder import Bundle, write_card
 from detect.classify.bags import Bag, Slides, SlideSettings
-from detect.classify.bundled import softmax
+from detect.classify.bundled import ERROR, softmax
 from detect.classify.export import calibration_of, metrics
 from detect.errors import DataError
+from detect.evaluate import conformal
 from detect.evaluate.classification import ClassificationReport, measure, temperature
+from detect.taxonomy import taxonomy
 
 
 class AttentionPool(nn.Module):
@@ -48,22 +50,29 @@ class AttentionPool(nn.Module):
 def train(
     settings: SlideSettings, slides: Slides, out: Path, about: Description, *, overwrite: bool = False
 ) -> ClassificationReport:
-    """Learn, and write the bundle; the report is of the slides that were kept apart."""
-    prepare_folder(out, overwrite)
+    """Learn, and write the bundle; the report is of slides while they were held out."""
+    check_folder(out, overwrite)
     started = time.monotonic()
-    patterns, learnt, dev = _parts(settings, slides)
-    model = _learn(settings, slides, patterns, learnt)
-    scores = _scores(model, [slides.bags[i] for i in dev])
-    truth = np.array([patterns.index(_pattern(settings, slides.truth[i])) for i in dev], np.int64)
+    patterns, fold_of = _folds(settings, slides)
+    prepare_folder(out, overwrite)
+    told_of: dict[int, NDArray[np.float64]] = {}
+    for fold in range(settings.folds):
+        model = _learn(settings, slides, patterns, [i for i, f in fold_of.items() if f != fold])
+        told_of |= {i: _scores(model, slides.bags[i]) for i, f in fold_of.items() if f == fold}
+    # Slides with few cells are learnt from, but none of them will ever be called: nothing is calibrated on them.
+    full = [i for i in sorted(fold_of) if len(slides.bags[i]) >= settings.min_cells]
+    scores = np.stack([told_of[i] for i in full])
+    truth = np.array([patterns.index(_pattern(settings, slides.truth[i])) for i in full], np.int64)
     heat = temperature(scores, truth)
     told = softmax(scores, heat)
-    report = measure(patterns, truth, told, [slides.names[i] for i in dev])
+    model = _learn(settings, slides, patterns, sorted(fold_of))
+    calibration = calibration_of(patterns, told, truth, f"{len(full)} slides, each while it was held out")
+    likely = conformal.sets(told, conformal.limits([calibration.strange[p] for p in patterns], ERROR))
+    report = measure(patterns, truth, told, [slides.names[i] for i in full], likely)
     save_file(model.state_dict(), out / WEIGHTS)
     _export(model, len(settings.inputs), out / GRAPH)
-    parts = {"train": learnt, "dev": dev}
-    counts = {p: dict(Counter(_pattern(settings, slides.truth[i]) for i in rows)) for p, rows in parts.items()}
-    sizes = {p: len(rows) for p, rows in parts.items()}
-    split = f"{settings.dev:.0%} of slides for dev, seed {settings.seed}"
+    counts = dict(Counter(_pattern(settings, slides.truth[i]) for i in fold_of))
+    split = f"{settings.folds} folds of slides, seed {settings.seed}"
     card = Card(
         name=about.name,
         task="slide",
@@ -71,6 +80,7 @@ def train(
         licence=about.licence,
         intended_use=INTENDED_USE,
         limits=about.limits,
+        taxonomy=taxonomy().version,
         trained_on=slides.trained_on,
         classes=patterns,
         architecture={
@@ -85,19 +95,19 @@ def train(
             asks=slides.asks,
             min_cells=settings.min_cells,
             temperature=heat,
-            calibration=calibration_of(patterns, told, truth, f"{len(dev)} slides kept apart"),
+            calibration=calibration,
         ),
         training=Training(
             data=slides.data,
             split=split,
             fingerprint={},
-            fields=sizes,
-            groups=sizes,
-            cells=counts,
+            fields={"train": len(fold_of)},
+            groups={"train": len(fold_of)},
+            cells={"train": counts},
             settings=settings.model_dump(mode="json"),
             record={"minutes": round((time.monotonic() - started) / 60, 2), "torch": str(torch.__version__)},
         ),
-        metrics=metrics(report, "+".join(slides.data), split, "dev", "smear train slide"),
+        metrics=metrics(report, "+".join(slides.data), split, "held out", "smear train slide"),
     )
     write_card(card, out)
     return report
@@ -109,26 +119,24 @@ def _pattern(settings: SlideSettings, truth: str) -> str:
     return found
 
 
-def _parts(settings: SlideSettings, slides: Slides) -> tuple[tuple[str, ...], list[int], list[int]]:
-    """Patterns, and which slides are learnt from and which kept apart, every pattern in both."""
+def _folds(settings: SlideSettings, slides: Slides) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Patterns, and the fold of each slide that is learnt from, every pattern spread over all folds."""
     strange = sorted(set(slides.truth) - set(settings.patterns))
     if strange:
         what = f"the truth calls slides '{strange[0]}', which 'patterns' does not name"
         raise DataError(what, remedy="add it to the configuration, with null to leave such slides out")
     patterns = tuple(dict.fromkeys(p for p in settings.patterns.values() if p is not None))
     rng = np.random.default_rng(settings.seed)
-    learnt: list[int] = []
-    dev: list[int] = []
+    fold_of: dict[int, int] = {}
     for pattern in patterns:
         rows = [i for i, t in enumerate(slides.truth) if settings.patterns[t] == pattern and len(slides.bags[i])]
-        apart = max(1, round(settings.dev * len(rows)))
-        if len(rows) < 3:
-            what = f"{len(rows)} slides of the pattern '{pattern}'"
-            raise DataError(what, remedy="name more runs, or leave the pattern out with null")
-        drawn = rng.permutation(rows).tolist()
-        dev += drawn[:apart]
-        learnt += drawn[apart:]
-    return patterns, sorted(learnt), sorted(dev)
+        full = [i for i in rows if len(slides.bags[i]) >= settings.min_cells]
+        if len(rows) < settings.folds or not full:
+            what = f"{len(rows)} slides of the pattern '{pattern}', {len(full)} with {settings.min_cells} white cells"
+            remedy = "name more runs, lower folds or min_cells, or leave the pattern out with null"
+            raise DataError(what, remedy=remedy)
+        fold_of |= {i: k % settings.folds for k, i in enumerate(rng.permutation(rows).tolist())}
+    return patterns, fold_of
 
 
 def _learn(settings: SlideSettings, slides: Slides, patterns: Sequence[str], learnt: Sequence[int]) -> AttentionPool:
@@ -156,9 +164,24 @@ def _learn(settings: SlideSettings, slides: Slides, patterns: Sequence[str], lea
     return model
 
 
-def _scores(model: AttentionPool, bags: Sequence[Bag]) -> NDArray[np.float64]:
+def _scores(model: AttentionPool, bag: Bag) -> NDArray[np.float64]:
     with torch.inference_mode():
-        return np.stack([model(torch.from_numpy(bag))[0].numpy() for bag in bags]).astype(np.float64)
+        return np.asarray(model(torch.from_numpy(bag))[0].numpy(), np.float64)
+
+
+def reference(bundle: Bundle) -> Callable[[Bag], tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """The graph of a slide bundle, run by torch itself."""
+    about = bundle.card.architecture
+    model = AttentionPool(int(about["inputs"]), int(about["hidden"]), len(bundle.card.classes))
+    model.load_state_dict(load_file(bundle.weights))
+    model.eval()
+
+    def run(bag: Bag) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        with torch.inference_mode():
+            scores, weights = model(torch.from_numpy(bag))
+        return scores.numpy(), weights.numpy()
+
+    return run
 
 
 def _export(model: AttentionPool, inputs: int, path: Path) -> None:

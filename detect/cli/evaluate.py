@@ -201,6 +201,8 @@ def segmenter(
     from detect.formats.tally import Tally
     from detect.runtime.base import EngineSettings
 
+    if write_card:
+        open_bundle(bundle, "segmenter")  # 'classical' is no bundle of this kind, and has no card for these figures
     tally = Tally()
     cells = cells_of(read_split(split_file), load_typed([load_card(data)], tally), part)
     print_tally(tally)
@@ -224,7 +226,9 @@ def coverage(
         list[str] | None, typer.Option("--split", help="Parts of the bundle's split that it did not learn from.")
     ] = None,
     split_file: Annotated[str | None, typer.Option("--split-file", help="Another split than the bundle's.")] = None,
-    error_rate: Annotated[float, typer.Option("--error-rate", help="Share of cells whose set may lack them.")] = 0.1,
+    error_rate: Annotated[
+        float, typer.Option("--error-rate", min=0.001, max=0.999, help="Share of cells whose set may lack their type.")
+    ] = 0.1,
     draws: Annotated[int, typer.Option("--draws", min=2, help="Draws of groups to calibrate on.")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 1,
 ) -> None:

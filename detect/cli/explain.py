@@ -12,7 +12,8 @@ from detect.cli.output import print_table
 
 if TYPE_CHECKING:
     from detect.bundles.folder import Bundle
-    from detect.types import Image
+    from detect.classify.crops import Box
+    from detect.types import Image, Rle
 
 Method = Annotated[Literal["grad-cam", "score-cam", "attention"], typer.Option("--method", help="How maps are made.")]
 
@@ -37,25 +38,32 @@ def explain(
     from detect.classify.explain import Explainer
     from detect.classify.explained import explain as run
     from detect.classify.explained import sheet
-    from detect.errors import DataError
+    from detect.errors import ConfigError, DataError, StoreError
     from detect.images import decode
 
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ConfigError(f"--out {out}: no kind of picture that can be written", remedy="name a .png or a .jpg")
     opened = open_bundle(bundle, "classifier")
     explainer = Explainer(opened, method)
     cutter = BundleClassifier(opened)
     field = decode.read(image)
-    boxes = [_box(text, field.shape[1], field.shape[0]) for text in box or []] or _found(detector, opened, field)
-    if not boxes:
+    given = [_box(text, field.shape[1], field.shape[0]) for text in box or []]
+    places = [(b, None) for b in given] if given else _found(detector, opened, field)
+    if not places:
         raise DataError(
             "no cell was found that this bundle is asked of", where=str(image), remedy="give one with --box"
         )
     ready = cutter.ready(field)
-    cells = run(explainer, [cutter.cut(ready, b) for b in boxes], cutter.classes.names)
-    cv2.imwrite(str(out), cv2.cvtColor(sheet(cells, min(4, len(cells))), cv2.COLOR_RGB2BGR))
+    cells = run(explainer, [cutter.cut(ready, b, mask) for b, mask in places], cutter.classes.names)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(out), cv2.cvtColor(sheet(cells, min(4, len(cells))), cv2.COLOR_RGB2BGR)):
+        raise StoreError("cannot be written", where=str(out), remedy="name another place")
     heads = ("cell", "answer", "probability", "deletion", "random maps")
     rows = ((i, c.answer, f"{c.sure:.2f}", f"{c.area:.2f}", f"{c.random:.2f}") for i, c in enumerate(cells))
     print_table(f"{opened.card.name}, {method}", heads, rows)
     console.print("deletion: mean probability of the answer while what the map marks is blurred away; lower is better")
+    if opened.card.trained_on == "synthetic":
+        console.print("it learnt from drawn cells only, and says nothing of patients", style="bold red")
     console.print(f"written to {out}", soft_wrap=True)
 
 
@@ -72,15 +80,17 @@ def _box(text: str, width: int, height: int) -> tuple[float, float, float, float
     return x0, y0, x1, y1
 
 
-def _found(detector: str, classifier: Bundle, field: Image) -> list[tuple[float, float, float, float]]:
-    """Cells of the classes that the classifier is asked of."""
+def _found(detector: str, classifier: Bundle, field: Image) -> list[tuple[Box, Rle | None]]:
+    """Cells of the classes that the classifier is asked of, as scoring finds them, with their masks if any."""
     from detect.bundles.folder import open_bundle
     from detect.detectors.opened import open_detector
+    from detect.detectors.scale import estimate
     from detect.pipeline.route import box
     from detect.runtime.base import EngineSettings
 
     assert classifier.card.classifier is not None
     opened = open_detector(open_bundle(detector, "detector"), EngineSettings())
-    (found,) = opened.predict([field])
-    wanted = classifier.card.classifier.routed_from
-    return [box(found, j) for j in range(len(found)) if opened.classes.names[found.labels[j]] in wanted]
+    (found,) = opened.predict([field], [estimate(opened, [field])])
+    wanted, masks = classifier.card.classifier.routed_from, found.masks or (None,) * len(found)
+    names = opened.classes.names
+    return [(box(found, j), masks[j]) for j in range(len(found)) if names[found.labels[j]] in wanted]

@@ -165,6 +165,15 @@ def _print(outcome: Outcome) -> None:
         console.print(table)
         if slide.scale_unsure:
             console.print("the size of its cells was not clear; see --mpp and --cell-diameter-px", soft_wrap=True)
+        for called in outcome.called:
+            if called.slide == slide.name:
+                about = "FAB type" if called.question == "FAB" else called.question
+                console.print(f"{about}: {called.said} ({called.counted} cells, by {called.by})", soft_wrap=True)
+    if outcome.synthetic:
+        names = ", ".join(outcome.synthetic)
+        console.print(f"{names}: learnt from drawn cells only, says nothing of patients", style="bold red")
+    for node in outcome.not_asked:
+        console.print(f"not asked: {node}", soft_wrap=True)
     if len(outcome.slides) > 20:
         console.print(f"... and {len(outcome.slides) - 20} more slides, see {outcome.out / 'slides.csv'}")
     if outcome.others:

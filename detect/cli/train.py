@@ -10,7 +10,9 @@ import typer
 from detect.cli.output import out as console
 from detect.cli.output import print_table, print_tally
 
-app = typer.Typer(no_args_is_help=True, help="Train a detector or a classifier.")
+app = typer.Typer(
+    no_args_is_help=True, help="Train detectors, classifiers, segmenters of cells, and what tells slides apart."
+)
 
 Config = Annotated[str, typer.Argument(help="YAML of the training, or the name of a packaged one.")]
 Out = Annotated[Path, typer.Option("--out", help="Run folder to write.")]
@@ -146,7 +148,7 @@ def slide(
     about = Description(name or out.name, title, licence, tuple(limit or ()))
     report = train(settings, slides, out, about, overwrite=overwrite)
     print_table(
-        f"{len(slides.names)} slides, {report.n_cells} kept apart",
+        f"{len(slides.names)} slides, {report.n_cells} of them measured while held out",
         ("pattern", "F1"),
         ((pattern, f1) for pattern, f1 in report.f1.items()),
     )

@@ -193,20 +193,23 @@ def cells_of(split: Split, cells: Sequence[TypedCell], part: str) -> list[TypedC
     """
     here: dict[str, list[TypedCell]] = {}
     for c in cells:
-        here.setdefault(c.id, []).append(c)
-        if c.number is not None:
-            here.setdefault(c.field, []).append(c)
-    by_field = any(c.number is not None for c in cells)
+        here.setdefault(c.id if c.number is None else c.field, []).append(c)
+    homes = {Path(str(c.path).removesuffix(c.field)) for c in cells if c.number is not None}
+    if len(homes) > 1:
+        what = "its rows are fields, and more than one set has fields of these names"
+        raise DataError(what, where=split.name, remedy="give each set its own split")
     chosen = []
     for row in split.rows:
         if row.part != part:
             continue
         found = here.get(row.field, [])
-        if not found and not by_field:
+        # A field without a cell of these types is in the set all the same.
+        path = found[0].path if found else next(iter(homes), Path()) / row.field
+        if not found and not (homes and path.is_file()):
             raise DataError(f"'{row.field}' is not in the sets", where=split.name, remedy="use the split of these sets")
-        if found and file_hash(found[0].path) != row.hash:
+        if file_hash(path) != row.hash:
             what = "not the picture that the split was made for (its SHA-256 differs)"
-            raise DataError(what, where=str(found[0].path), remedy="get the published file again")
+            raise DataError(what, where=str(path), remedy="get the published file again")
         chosen += [replace(cell, group=row.group) for cell in found]
     if not chosen:
         known = ", ".join(split.counts())

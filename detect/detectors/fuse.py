@@ -94,6 +94,7 @@ def _draft(bundles: Sequence[Bundle], settings: EnsembleSettings, about: Descrip
     sections = [bundle.detector for bundle in bundles]
     built = [bundle.card.architecture for bundle in bundles]
     classes = tuple(dict.fromkeys(name for bundle in bundles for name in bundle.card.classes))
+    learnt = [b.card.trained_on for b in bundles if b.card.architecture.get("family") != "classical"] or ["real"]
     return Card(
         name=about.name,
         task="detector",
@@ -102,7 +103,7 @@ def _draft(bundles: Sequence[Bundle], settings: EnsembleSettings, about: Descrip
         intended_use=INTENDED_USE,
         limits=tuple(dict.fromkeys([*about.limits, *(limit for b in bundles for limit in b.card.limits)])),
         taxonomy=max(bundle.card.taxonomy for bundle in bundles),
-        trained_on=trained_on((), [bundle.card.trained_on for bundle in bundles]),
+        trained_on=trained_on((), learnt),
         classes=classes,
         architecture={
             "family": "ensemble",

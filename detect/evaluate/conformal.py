@@ -2,8 +2,9 @@
 
 Split conformal prediction (Vovk, Gammerman and Shafer, 2005) with a calibration of its own for each type (Mondrian;
 Sadinle, Lei and Wasserman, 2019): a type belongs to the set of a cell unless its probability is lower than that of
-most calibration cells that were of it. With few calibration cells the usual rank overshoots by up to 1 in their number;
-here the limit lies between the two ranks around the asked one, so that the mean over calibrations is what was asked.
+most calibration cells that were of it. The usual rank of n calibration cells overshoots by up to 1 in n; here the limit
+lies between the two cells around the asked rank, so that the mean over calibrations is about what was asked (exactly,
+where strangeness is spread evenly between the two). A type with too few cells for that rank is never ruled out.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ def limits(strange: Sequence[Sequence[float] | Doubles], error: float) -> Double
 
 
 def _limit(ascending: Doubles, error: float) -> float:
-    """Between the two cells around rank (n + 1)(1 - error); beyond the last one stands 1, which takes all."""
-    if not len(ascending):
-        return 1.0
-    known = np.concatenate([[0.0], ascending, [1.0]])
+    """Between the two cells around rank (n + 1)(1 - error); 1, which takes all, where that is beyond the last cell."""
     rank = (len(ascending) + 1) * (1.0 - error)
+    if rank > len(ascending):
+        return 1.0
+    known = np.concatenate([[0.0], ascending])
     return float(np.interp(rank, np.arange(len(known)), known))
 
 
 def sets(probabilities: NDArray[np.floating], most: Doubles) -> NDArray[np.bool_]:
     """Which types belong to the set of each cell, (n, types). A set may be empty: no type is like the cell."""
-    return np.asarray(1.0 - probabilities.astype(np.float64) <= most + 1e-9)
+    # A probability is a float32, which near 1 has steps of 6e-8.
+    return np.asarray(1.0 - probabilities.astype(np.float64) <= most + 1e-6)
 
 
 @dataclass(frozen=True)

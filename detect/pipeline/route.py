@@ -22,8 +22,9 @@ class Answer:
 
     Attributes:
         type: its name as far down the taxonomy as could be told; None where nothing was asked.
-        sure: probability of that name, down the whole route. probabilities: of all names that were asked for.
-        candidates: the names that it may be, where they are several.
+        sure: probability of that name, down the whole route; of "unidentified" that of the likeliest type.
+        probabilities: of all names that were asked for.
+        candidates: the names that it may be, where they are several, or the cell is unfamiliar.
         open: the next node may be asked.
     """
 
@@ -50,19 +51,22 @@ class Router:
         labels: what the detector calls cells.
 
     Attributes:
-        unreached: nodes that are never asked, since nothing gives their labels; in words.
+        reached: nodes that can be asked. unreached: those that are never asked, since nothing gives their labels, or
+            another node is asked first; in words.
     """
 
     def __init__(self, nodes: Sequence[Asked], labels: Iterable[str], engine: EngineSettings, error: float) -> None:
-        given, reached, unreached = set(labels), [], []
+        given, unreached = set(labels), []
+        reached: list[Asked] = []
         for node in nodes:
             check_names(node.bundle)
             if given.isdisjoint(node.ask):
-                unreached.append(f"{node.bundle.card.name} (nothing gives {' or '.join(node.ask)})")
+                what = "is left" if any(set(node.ask) & set(r.ask) for r in reached) else "is given"
+                unreached.append(f"{node.bundle.card.name} (no {' or '.join(node.ask)} {what} to ask)")
                 continue
             reached.append(node)
-            given |= set(names_of(node.bundle))
-        self.unreached = tuple(unreached)
+            given = (given - set(node.ask)) | set(names_of(node.bundle))  # whom it asked bears another name, or stops
+        self.reached, self.unreached = tuple(reached), tuple(unreached)
         self._nodes = [_Node(node, BundleClassifier(node.bundle, engine, error=error)) for node in reached]
 
     def run(self, fields: Sequence[Image], found: Sequence[Detections]) -> list[dict[int, Answer]]:
@@ -79,7 +83,8 @@ class Router:
                 crops += [node.classifier.cut(pixels, box(detections, j), masks[j]) for j in cells]
             answers = node.classifier.answer(crops)
             for k, (i, j) in enumerate(places):
-                node.tell(out[i].setdefault(j, Answer()), answers, k)
+                label = found[i].classes.names[found[i].labels[j]]
+                node.tell(out[i].setdefault(j, Answer()), label, answers, k)
         return out
 
 
@@ -95,14 +100,18 @@ class _Node:
             return found.classes.names[found.labels[j]] in self.ask
         return answer.open and answer.type in self.ask
 
-    def tell(self, answer: Answer, told: Answers, k: int) -> None:
-        """Add the k-th answer to what is known of a cell."""
+    def tell(self, answer: Answer, label: str, told: Answers, k: int) -> None:
+        """Add the k-th answer to what is known of a cell, which the detector calls `label`."""
         before = 1.0 if answer.sure is None else answer.sure
+        asked = answer.type or label
         shares = {n: before * float(p) for n, p in zip(self.names, told.probabilities[k], strict=True)}
         likely = [n for n, yes in zip(self.names, told.likely[k], strict=True) if yes]
         likely.sort(key=lambda n: -shares[n])
         unfamiliar = bool(told.unfamiliar[k])
-        answer.probabilities |= shares
+        if asked in shares:
+            answer.probabilities.pop(asked, None)  # it is shared out anew
+        for name, share in shares.items():
+            shares[name] = answer.probabilities[name] = answer.probabilities.get(name, 0.0) + share
         answer.flags = tuple(dict.fromkeys((*answer.flags, *((UNFAMILIAR,) if unfamiliar else ()), *self.flags)))
         if told.sure[k]:
             answer.sure = shares[likely[0]]
@@ -110,10 +119,11 @@ class _Node:
             if answer.type is None or not taxonomy().is_a(answer.type, likely[0]):
                 answer.type = likely[0]
             return
-        # Nothing like it was learnt, or no type fits: what all types of the node have in common is all that is known.
-        common = likely if len(likely) > 1 and not unfamiliar else self.names
-        answer.type = name_of(common)
-        answer.sure = min(1.0, sum(shares[n] for n in common)) if answer.type != UNIDENTIFIED else max(shares.values())
+        if len(likely) > 1 and not unfamiliar:
+            answer.type, sure = name_of(likely), min(1.0, sum(shares[n] for n in likely))
+        else:  # nothing like it was learnt, or no type fits: it need not be one of them
+            answer.type, sure = name_of((asked, *self.names)), before
+        answer.sure = sure if answer.type != UNIDENTIFIED else max(shares.values())
         answer.candidates = tuple(likely)
         answer.open = False
 

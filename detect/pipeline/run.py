@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from detect.bundles.card import TrainedOn
 from detect.bundles.folder import Bundle, open_bundle
 from detect.classify.bundled import ERROR
 from detect.classify.crops import at_border
@@ -16,7 +17,7 @@ from detect.errors import ConfigError
 from detect.images.magnification import Scale
 from detect.pipeline.route import SYNTHETIC, Answer, Asked, Router, box
 from detect.pipeline.settings import PipelineSettings, check_synthetic
-from detect.runtime.base import EngineSettings
+from detect.runtime.base import FRAMEWORK, EngineSettings
 from detect.taxonomy import taxonomy
 from detect.types import CellRecord, Detections, Image
 
@@ -31,13 +32,26 @@ class Cells:
 
 @dataclass(frozen=True)
 class Opened:
-    """The bundles of a pipeline."""
+    """The bundles of a pipeline. synthetic: those that learnt from drawn cells only may run."""
 
     detector: Bundle
     nodes: tuple[Asked, ...]
     error: float = ERROR
     slide: Bundle | None = None
     segmenter: Bundle | Literal["classical"] | None = None
+    synthetic: bool = False
+    slide_error: float = ERROR
+
+    @property
+    def drawn(self) -> list[str]:
+        """Names of those that learnt from drawn cells only."""
+        return [b.card.name for b in self.bundles if b.card.trained_on == "synthetic"]
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """Synthetic where one of them knows drawn cells only."""
+        kinds = {b.card.trained_on for b in self.bundles if b.card.training is not None}
+        return "synthetic" if "synthetic" in kinds else "real" if kinds <= {"real"} else "real and synthetic"
 
     @property
     def bundles(self) -> list[Bundle]:
@@ -55,18 +69,18 @@ def open_pipeline(settings: PipelineSettings) -> Opened:
     if settings.morphology is not None:
         named = settings.morphology
         segmenter = "classical" if named == CLASSICAL else open_bundle(named, "segmenter")
-    opened = Opened(detector, nodes, settings.error_rate, slide, segmenter)
+    rates = settings.error_rate, settings.slide_error_rate
+    opened = Opened(detector, nodes, rates[0], slide, segmenter, settings.synthetic, rates[1])
     names = [bundle.card.name for bundle in opened.bundles]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"two bundles share the name '{twice}'", remedy="name each bundle once")
     if slide is not None and slide.card.slide is not None:
-        missing = [name for name in slide.card.slide.asks if name not in names]
-        if missing:
-            what = f"{slide.card.name} learnt from the answers of {' and '.join(missing)}, which is not asked here"
-            raise ConfigError(what, remedy="ask the bundles that it learnt from, or leave it out")
-    drawn = [b.card.name for b in opened.bundles if b.card.trained_on == "synthetic"]
-    check_synthetic(drawn, settings.synthetic)
+        asks, here = slide.card.slide.asks, tuple(node.bundle.card.name for node in nodes)
+        if asks != here:
+            what = f"{slide.card.name} learnt from the answers of {', '.join(asks)}; here are asked: {', '.join(here)}"
+            raise ConfigError(what, remedy="ask the bundles that it learnt from, in their order, or leave it out")
+    check_synthetic(opened.drawn, opened.synthetic)
     return opened
 
 
@@ -74,6 +88,12 @@ def asked(bundle: Bundle, ask: Sequence[str] | None = None) -> Asked:
     """A classifier, and the labels whose cells it is asked of: by default those that its card names."""
     assert bundle.card.classifier is not None
     return Asked(bundle, tuple(ask) if ask is not None else bundle.card.classifier.routed_from)
+
+
+def graph_engine(engine: EngineSettings) -> EngineSettings:
+    """The engine for graphs that the framework does not run: those of segmenters and slides, in fp32 on the CPU."""
+    name = "auto" if engine.name == FRAMEWORK else engine.name
+    return EngineSettings(name, "fp32", engine.workers)
 
 
 class Pipeline:
@@ -84,7 +104,7 @@ class Pipeline:
         thresholds: in place of those of some classes.
 
     Attributes:
-        unreached: nodes that nothing leads to, in words.
+        asked: nodes that can be asked. unreached: those that nothing leads to, in words.
     """
 
     def __init__(
@@ -95,6 +115,7 @@ class Pipeline:
         min_score: float | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
+        check_synthetic(opened.drawn, opened.synthetic)
         card = opened.detector.card
         for name in thresholds or {}:
             if name not in card.classes:
@@ -108,11 +129,13 @@ class Pipeline:
         self._router = Router(opened.nodes, self.detector.classes.names, plain, opened.error)
         self._segmenter: Segmenter | None = None
         if isinstance(opened.segmenter, Bundle):
-            self._segmenter = BundleSegmenter(opened.segmenter, plain)
+            self._segmenter = BundleSegmenter(opened.segmenter, graph_engine(engine))
         elif opened.segmenter is not None:
             self._segmenter = ClassicalSegmenter()
         self._flags = (SYNTHETIC,) if card.trained_on == "synthetic" else ()
-        self.unreached = self._router.unreached
+        by = opened.segmenter.card.trained_on if isinstance(opened.segmenter, Bundle) else "real"
+        self._measured_flags = (SYNTHETIC,) if by == "synthetic" else ()
+        self.asked, self.unreached = self._router.reached, self._router.unreached
 
     def run(
         self,
@@ -161,6 +184,7 @@ class Pipeline:
             place = box(found, j)
             answer = answers.get(j, Answer())
             flags = ("border",) if at_border(place, width, height) else ()
+            by = self._measured_flags if j in measured else ()
             records.append(
                 CellRecord(
                     slide=slide,
@@ -174,7 +198,7 @@ class Pipeline:
                     probabilities=answer.probabilities,
                     candidates=answer.candidates,
                     attributes=measured.get(j, {}),
-                    flags=tuple(dict.fromkeys((*flags, *self._flags, *answer.flags))),
+                    flags=tuple(dict.fromkeys((*flags, *self._flags, *answer.flags, *by))),
                     mask=found.masks[j] if found.masks is not None else None,
                 )
             )

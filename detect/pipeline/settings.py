@@ -44,8 +44,9 @@ class PipelineSettings(Settings):
         morphology: segmenter's bundle, or "classical", whose nucleus and cytoplasm white cells are measured on.
         slide: bundle that is asked of all white cells of a slide together. fab: slides are called L1, L2 or L3 by their
             lymphoblasts, as GUIDE.md says.
-        error_rate: share of cells whose set of types may lack their own; a cell that may be of several types is named
-            by what they have in common, or "unidentified".
+        error_rate: at each question, share of cells whose set of types may lack their own; a cell that may be of
+            several types is named by what they have in common, or "unidentified".
+        slide_error_rate: the same of slides.
         taxonomy: version of the labels that `ask` names.
         synthetic: bundles that learnt from drawn cells only may run. They say nothing of patients.
     """
@@ -58,6 +59,7 @@ class PipelineSettings(Settings):
     slide: str | None = None
     fab: bool = False
     error_rate: float = Key(ERROR, gt=0, lt=1)
+    slide_error_rate: float = Key(ERROR, gt=0, lt=1)
     synthetic: bool = False
 
     @model_validator(mode="after")
@@ -85,5 +87,5 @@ def check_synthetic(names: list[str], allowed: bool) -> None:
     """ConfigError where bundles that know drawn cells only would run unasked."""
     if names and not allowed:
         what = f"{', '.join(names)} learnt from drawn cells only, and says nothing of patients"
-        remedy = "leave it out, or name a pipeline with 'synthetic: true', such as --pipeline demo-leukemia"
+        remedy = "leave it out, or name a pipeline that says 'synthetic: true'"
         raise ConfigError(what, remedy=remedy)

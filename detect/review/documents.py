@@ -38,7 +38,8 @@ CELL = {
     "doubt": float, "doubt_of": str, "seen_as": str,
 }  # fmt: skip
 EVALUATED = {"error": str, KEY: str, f"{KEY}_id": str, f"{KEY}_iou": float}
-PREDICTED = {"type": str, "type_score": float, "candidates": str, "meets": str, "size_px": float, "doubt": float}
+PREDICTED = {"type": str, "type_score": float, "candidates": str, "flags": str, "unsure": bool}
+PREDICTED |= {"meets": str, "size_px": float, "doubt": float}
 FIELD = {
     "field": str, "part": str, "slide": str, "group": str, "doubt": float, "uncertainty": float, "label_next": int,
     "scale_px": float, "prelabelled": str,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from detect.evaluate.breakdown import FALSE, Kind, judge
 from detect.evaluate.matching import match
+from detect.pipeline.route import UNFAMILIAR
 from detect.review import documents
 from detect.review.database import ReviewError, reached
 from detect.review.documents import FOUND, KEY, TRUTH
@@ -24,6 +25,7 @@ from detect.review.doubt import DoubtSettings, doubts
 from detect.review.open import INFO, Progress
 from detect.review.predictions import Found, Predictions
 from detect.review.snapshot import Entry, Row, Snapshot
+from detect.taxonomy import UNIDENTIFIED
 from detect.types import Annotations, ClassMap, Detections
 
 MISSING = "(none)"  # what FiftyOne's panels call the other side of a cell that met nothing
@@ -247,8 +249,12 @@ def _predicted(found: Found, i: int, width: int, height: int) -> Row:
     row["confidence"] = float(found.scores[i])
     if found.types and (kind := found.types[i]) is not None:
         row["type"], row["type_score"] = kind, found.type_scores[i]
-        likely = sorted(found.probabilities[i].items(), key=lambda p: -p[1])[:3]
-        row["candidates"] = ", ".join(f"{name} {p:.2f}" for name, p in likely)
+        told = found.probabilities[i]
+        candidates = found.candidates[i] if found.candidates else ()
+        likely = candidates[:3] or sorted(told, key=lambda name: -told[name])[:3]
+        row["candidates"] = ", ".join(f"{name} {told.get(name, 0):.2f}" for name in likely)
+        row["flags"] = ", ".join(found.flags[i]) if found.flags else ""
+        row["unsure"] = kind == UNIDENTIFIED or bool(candidates)
     if found.attributes:
         row |= {ATTRIBUTE + name: float(value) for name, value in found.attributes[i].items()}
     return row
@@ -306,13 +312,20 @@ def _count(
 def _uncertainty(found: Found) -> float:
     """How unsure the model is of a field, 0 to 1: its three most uncertain cells on average.
 
-    A score is least certain at the middle; a typed cell is as uncertain as its type.
+    A score is least certain at the middle; a typed cell is as uncertain as its type, and wholly so where it could not
+    be named, or is unlike all that was learnt.
     """
     if not len(found):
         return 0.0
     unsure = 1 - np.abs(found.scores - _SPREAD) / _SPREAD
     types = found.type_scores or (None,) * len(found)
-    each = [max(float(u), 1 - t if t is not None else 0.0) for u, t in zip(unsure, types, strict=True)]
+    odd = [bool(c) or UNFAMILIAR in f for c, f in zip(found.candidates, found.flags, strict=True)] or [False] * len(
+        found
+    )
+    each = [
+        1.0 if strange else max(float(u), 1 - t if t is not None else 0.0)
+        for u, t, strange in zip(unsure, types, odd, strict=True)
+    ]
     return float(np.mean(sorted(each)[-3:]))
 
 

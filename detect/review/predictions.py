@@ -36,7 +36,7 @@ class Found:
     Attributes:
         names: class of each: that of the labels where the model's answer is or stands below one, else the model's.
         shown: bool (n,), at or above the model's own threshold; the others only cast doubt on labels.
-        types, probabilities: of the second stage, None and empty where there was none.
+        types, probabilities, candidates, flags: of the second stage, None and empty where there was none.
         quality: of the field, such as its sharpness. scale: median diameter of its red cells, pixels.
     """
 
@@ -51,6 +51,8 @@ class Found:
     masks: tuple[Rle | None, ...] = ()
     quality: Mapping[str, float] = made(default_factory=dict)
     scale: float | None = None
+    candidates: tuple[tuple[str, ...], ...] = ()
+    flags: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -112,6 +114,8 @@ def _found(records: Sequence[CellRecord], classes: Sequence[str], thresholds: Ma
         tuple(r.probabilities for r in records),
         tuple(r.attributes for r in records),
         tuple(r.mask for r in records),
+        candidates=tuple(r.candidates for r in records),
+        flags=tuple(r.flags for r in records),
     )
 
 
@@ -186,7 +190,7 @@ def _record(row: Mapping[str, Any]) -> CellRecord:
         row["type"],
         row["type_score"],
         dict(row["probabilities"] or ()),
-        tuple(row["candidates"] or ()),
+        tuple(row.get("candidates") or ()),  # a run of before had none
         dict(row["attributes"] or ()),
         tuple(row["flags"] or ()),
         rle_of(row["mask"]) if row["mask"] else None,

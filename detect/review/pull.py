@@ -258,7 +258,7 @@ class _Writer:
         card: dict[str, Any] = dict.fromkeys(("title", "citation", "source", "how_to_get", "licence"), told)
         source = self._source_card()
         if source is not None:
-            card |= {"licence": source.licence, "citation": source.citation}
+            card |= {"licence": source.licence, "citation": source.citation, "synthetic": source.synthetic}
         known = list(dict.fromkeys(ours.values()))
         parts = {p: {"images": "images", "labels": f"annotations/{stem_of(p + '.x')}.json"} for p in self._parts}
         card |= {

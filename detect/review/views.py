@@ -13,7 +13,7 @@ from detect.review.judge import MISSING, Outcome
 from detect.review.next import label_next
 from detect.review.open import INFO
 from detect.review.snapshot import Snapshot
-from detect.taxonomy import UNIDENTIFIED, taxonomy
+from detect.taxonomy import taxonomy
 
 WORKSPACE = "review"
 UNSURE = 0.5  # a detection or a type below it is of low confidence
@@ -78,7 +78,10 @@ def _of_predictions(dataset: Any, outcome: Outcome) -> Views:
         "doubles": cells(FOUND, F("error") == str(Kind.DOUBLE), "confidence", "a better detection met the same cell"),
         "low confidence": cells(FOUND, F("confidence") < UNSURE, "confidence", f"score below {UNSURE}", falling=False),
         "unidentified": cells(
-            FOUND, F("type") == UNIDENTIFIED, "confidence", "the classifier would not say; see its candidates"
+            FOUND,
+            F("unsure").is_in([True]),
+            "confidence",
+            "the classifier would not say, or not all; see its candidates",
         ),
         "missed cells of any class": cells(
             TRUTH, F("error") == str(Kind.MISSED), "size_px", "drawn, and found by nothing"

@@ -73,15 +73,17 @@ def to_learn(runs: Sequence[Path], truth: Path, settings: SlideSettings) -> Slid
         DataError: a slide has no truth, a run is not finished, or runs asked different bundles.
     """
     named = _truth(truth)
+    if len({run.resolve().name for run in runs}) < len(runs):
+        raise DataError("two runs share a folder name", remedy="rename one: the truth tells them apart by it")
     names: list[str] = []
     found: list[NDArray[np.float32]] = []
     told: list[str] = []
     asked: set[tuple[str, ...]] = set()
-    drawn: set[bool] = set()
-    for run in runs:
+    kinds: set[TrainedOn] = set()
+    for run in (given.resolve() for given in runs):
         record = _record(run)
         asked.add(tuple(record["asked"]))
-        drawn.add(bool(record["synthetic"]))
+        kinds |= {record["trained_on"], "synthetic" if record["drawn_slides"] else "real"}
         for slide, bag in bags(Store(run), settings.inputs).items():
             name = named.get((run.name, slide), named.get(("", slide)))
             if name is None:
@@ -93,20 +95,32 @@ def to_learn(runs: Sequence[Path], truth: Path, settings: SlideSettings) -> Slid
     if len(asked) > 1:
         what = f"the runs asked different bundles: {' and '.join(', '.join(a) for a in sorted(asked))}"
         raise DataError(what, remedy="score them with one pipeline")
-    trained: TrainedOn = "real and synthetic" if len(drawn) > 1 else "synthetic" if drawn == {True} else "real"
-    return Slides(
-        tuple(names), tuple(found), tuple(told), next(iter(asked), ()), trained, tuple(run.name for run in runs)
-    )
+    empty = [k for k, name in enumerate(settings.inputs) if not any(bag[:, k].any() for bag in found)]
+    if empty and found:
+        what = f"inputs: no cell of these runs has a probability of '{settings.inputs[empty[0]]}'"
+        raise DataError(what, remedy="name what the bundles that were asked can answer")
+    # Drawn cells anywhere on the way: what is learnt here says nothing of patients.
+    trained: TrainedOn = "synthetic" if "synthetic" in kinds else "real" if kinds <= {"real"} else "real and synthetic"
+    data = tuple(run.resolve().name for run in runs)
+    return Slides(tuple(names), tuple(found), tuple(told), next(iter(asked), ()), trained, data)
 
 
 def _truth(path: Path) -> dict[tuple[str, str], str]:
     try:
-        rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+        rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="name a CSV") from error
     if not rows or not {"slide", "disease"} <= set(rows[0]):
         raise DataError("expected columns 'slide' and 'disease'", where=f"{path}:1", remedy="add them")
-    return {(row.get("run") or "", row["slide"]): row["disease"] for row in rows}
+    out: dict[tuple[str, str], str] = {}
+    for line, row in enumerate(rows, 2):
+        key, said = (row.get("run") or "", row["slide"]), row["disease"]
+        if not said:
+            raise DataError(f"no disease for slide '{row['slide']}'", where=f"{path}:{line}", remedy="fill it in")
+        if out.setdefault(key, said) != said:
+            what = f"slide '{row['slide']}' is both '{out[key]}' and '{said}'"
+            raise DataError(what, where=f"{path}:{line}", remedy="keep one row, or add a column 'run'")
+    return out
 
 
 def _record(run: Path) -> dict[str, Any]:

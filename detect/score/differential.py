@@ -11,7 +11,6 @@ from statistics import median
 import numpy as np
 import pyarrow as pa
 
-from detect.bundles.card import Card
 from detect.evaluate.intervals import Interval, wilson
 from detect.pipeline.route import UNFAMILIAR
 from detect.score.store import UNSURE_SCALE, Store, write_bytes, write_table
@@ -60,9 +59,9 @@ class Slide:
         return self.white < FEW
 
 
-def not_seen(cards: Sequence[Card]) -> list[str]:
-    """Kinds of nucleated white cell that no bundle of the run can name, blasts first."""
-    known = {name for card in cards for name in card.classes}
+def not_seen(known: Iterable[str]) -> list[str]:
+    """Kinds of nucleated white cell that none of these names is, blasts first."""
+    known = set(known)
     tree = taxonomy()
     wanted = ["Blast", "Immature granulocyte", "Neutrophil", "Lymphocyte", "Atypical lymphocyte", "Monocyte"]
     wanted += ["Eosinophil", "Basophil", "Smudge cell", "Nucleated RBC"]
@@ -138,9 +137,9 @@ def _spread(values: Sequence[float]) -> float:
     return float((high - low) / 2 / median(values))
 
 
-def write(slides: Iterable[Slide], out: Path) -> None:
-    """`slides.parquet` and `slides.csv`: one row per slide and kind of cell."""
-    rows = [_row(s, line) for s in slides for line in (*s.differential, *s.beside)]
+def write(slides: Iterable[Slide], out: Path, trained_on: str = "real") -> None:
+    """`slides.parquet` and `slides.csv`: one row per slide and kind of cell, each with what its models learnt from."""
+    rows = [_row(s, line) | {"trained_on": trained_on} for s in slides for line in (*s.differential, *s.beside)]
     schema = pa.schema(
         [
             ("slide", pa.string()),
@@ -155,6 +154,7 @@ def write(slides: Iterable[Slide], out: Path) -> None:
             ("red_cell_px", pa.float64()),
             ("scale_spread", pa.float64()),
             ("scale_unsure", pa.bool_()),
+            ("trained_on", pa.string()),
         ]
     )
     write_table(pa.Table.from_pylist(rows, schema=schema), out / "slides.parquet")

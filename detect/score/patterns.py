@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from detect.bundles.card import TrainedOn
 from detect.bundles.folder import Bundle
 from detect.classify.bundled import softmax
 from detect.evaluate import conformal
 from detect.evaluate.intervals import Interval, wilson
-from detect.pipeline.run import Opened
+from detect.pipeline.run import Opened, graph_engine
 from detect.runtime.base import Engine, EngineSettings, open_graph
 from detect.score.bags import Bag, bags
 from detect.score.differential import Slide
@@ -39,11 +40,12 @@ class Called:
     Attributes:
         question: "disease" or "FAB". pattern: what it resembles; None where nothing is said.
         said: the answer in words, or why there is none.
-        share: probability of the pattern; of FAB the deciding fraction, with its limits.
+        share: probability of the pattern; of FAB the deciding fraction, with its limits: of L3 among all that are
+            named, else of L1 or L2 among these two.
         candidates: what it may resemble, where that cannot be told apart.
         counted: cells that the answer is from.
         cells: (field, cell) of those that decided, the weightiest first.
-        by: bundle or rule. synthetic: who answered knows drawn cells only.
+        by: bundle or rule. trained_on: what those that answered learnt from.
     """
 
     slide: str
@@ -55,35 +57,48 @@ class Called:
     share: Interval | None = None
     candidates: tuple[str, ...] = ()
     cells: tuple[tuple[str, int], ...] = ()
-    synthetic: bool = False
+    trained_on: TrainedOn = "real"
 
 
-def call(store: Store, slides: Sequence[Slide], opened: Opened, *, fab: bool, engine: EngineSettings) -> list[Called]:
-    """What every slide resembles, as far as the pipeline asks; slides in their order."""
-    if opened.slide is None and not fab:
-        return []
-    section = opened.slide.card.slide if opened.slide is not None else None
-    found = bags(store, section.inputs if section is not None else ())
-    graph = open_graph(opened.slide.graph, engine) if opened.slide is not None else None
-    drawn = any(node.bundle.card.trained_on == "synthetic" for node in opened.nodes)
-    out: list[Called] = []
-    for slide in slides:
-        bag = found.get(slide.name)
-        if opened.slide is not None and graph is not None:
-            out.append(disease(slide, bag, opened.slide, graph, opened.error))
-        if fab:
-            out.append(fab_type(slide, bag, synthetic=drawn))
-    return out
+class Patterns:
+    """What a pipeline asks of whole slides.
+
+    Args:
+        fab: whether slides are called L1, L2 or L3.
+    """
+
+    def __init__(self, opened: Opened, engine: EngineSettings, *, fab: bool) -> None:
+        self._bundle, self._fab, self._error = opened.slide, fab, opened.slide_error
+        self._trained_on = opened.trained_on
+        # Opened before anything is scored, so that a graph that cannot run is known at once.
+        self._graph = open_graph(opened.slide.graph, graph_engine(engine)) if opened.slide is not None else None
+
+    def call(self, store: Store, slides: Sequence[Slide]) -> list[Called]:
+        """What every slide resembles, as far as the pipeline asks; slides in their order."""
+        if self._bundle is None and not self._fab:
+            return []
+        section = self._bundle.card.slide if self._bundle is not None else None
+        found = bags(store, section.inputs if section is not None else ())
+        out: list[Called] = []
+        for slide in slides:
+            bag = found.get(slide.name)
+            if self._bundle is not None and self._graph is not None:
+                out.append(disease(slide, bag, self._bundle, self._graph, self._error, self._trained_on))
+            if self._fab:
+                out.append(fab_type(slide, bag, self._trained_on))
+        return out
 
 
-def disease(slide: Slide, bag: Bag | None, bundle: Bundle, graph: Engine, error: float) -> Called:
+def disease(
+    slide: Slide, bag: Bag | None, bundle: Bundle, graph: Engine, error: float, trained_on: TrainedOn
+) -> Called:
     """What a bundle says of all white cells of a slide."""
     section = bundle.card.slide
     assert section is not None
-    name, synthetic = bundle.card.name, bundle.card.trained_on == "synthetic"
+    name = bundle.card.name
     if slide.white < section.min_cells or bag is None:
         said = _few(slide.white, section.min_cells, "white cells")
-        return Called(slide.name, "disease", None, said, slide.white, name, synthetic=synthetic)
+        return Called(slide.name, "disease", None, said, slide.white, name, trained_on=trained_on)
     scores, weights = graph.run(bag.told)
     told = softmax(np.asarray(scores).reshape(1, -1), section.temperature)
     most = conformal.limits([section.calibration.strange[c] for c in bundle.card.classes], error)
@@ -95,13 +110,9 @@ def disease(slide: Slide, bag: Bag | None, bundle: Bundle, graph: Engine, error:
     if len(names) != 1:
         said = f"undecided between {' and '.join(names)}" if names else f"like no pattern, nearest {_of(bundle, best)}"
         share = _exact(told[0, best])
-        return Called(
-            slide.name, "disease", None, said, len(bag.cells), name, share, tuple(names), cells, synthetic=synthetic
-        )
+        return Called(slide.name, "disease", None, said, len(bag.cells), name, share, tuple(names), cells, trained_on)
     share = _exact(told[0, bundle.card.classes.index(names[0])])
-    return Called(
-        slide.name, "disease", names[0], _words(names[0]), len(bag.cells), name, share, (), cells, synthetic=synthetic
-    )
+    return Called(slide.name, "disease", names[0], _words(names[0]), len(bag.cells), name, share, (), cells, trained_on)
 
 
 def _of(bundle: Bundle, i: int) -> str:
@@ -125,12 +136,12 @@ def _weightiest(bag: Bag, weights: NDArray[np.floating]) -> tuple[tuple[str, int
     return tuple(bag.cells[i] for i in np.argsort(-weights, kind="stable")[:_SHOWN])
 
 
-def fab_type(slide: Slide, bag: Bag | None, *, synthetic: bool) -> Called:
+def fab_type(slide: Slide, bag: Bag | None, trained_on: TrainedOn = "real") -> Called:
     """L1, L2 or L3 by the fractions of lymphoblasts, by the rule of GUIDE.md for slides where only names exist."""
 
     def told(pattern: str | None, said: str, counted: int, share: Interval | None = None) -> Called:
         cells = _surest(bag, pattern) if bag is not None and pattern is not None else ()
-        return Called(slide.name, "FAB", pattern, said, counted, GUIDE, share, cells=cells, synthetic=synthetic)
+        return Called(slide.name, "FAB", pattern, said, counted, GUIDE, share, (), cells, trained_on)
 
     counts = fab_counts(bag)
     named = sum(counts.values())
@@ -146,11 +157,11 @@ def fab_type(slide: Slide, bag: Bag | None, *, synthetic: bool) -> Called:
     rest = counts["FAB L1"] + counts["FAB L2"]
     share = wilson(counts["FAB L2"], rest)
     if share.low <= _L2 <= share.high:
-        return told(None, f"undecided: {100 * share.value:.0f} % of L1 and L2 are L2", named, share)
+        return told(None, f"undecided: {100 * share.value:.0f} % of L1 and L2 are L2", rest, share)
     pattern = "FAB L2" if share.value > _L2 else "FAB L1"
     if pattern == "FAB L1":
         share = Interval(1 - share.value, 1 - share.high, 1 - share.low)
-    return told(pattern, _words(pattern), named, share)
+    return told(pattern, _words(pattern), rest, share)
 
 
 def fab_counts(bag: Bag | None) -> dict[str, int]:
@@ -177,19 +188,21 @@ _SCHEMA = pa.schema(
         ("counted", pa.int64()),
         ("by", pa.string()),
         ("trained_on", pa.string()),
-        ("cells", pa.string()),
+        ("cells", pa.list_(pa.string())),
     ]
 )
 
 
 def write(called: Iterable[Called], out: Path) -> None:
-    """`patterns.parquet` and `patterns.csv`: one row a slide and question; cells as field#cell."""
+    """`patterns.parquet` and `patterns.csv`: one row a slide and question; cells as field#cell, in a CSV with '; '."""
     rows = [_row(c) for c in called]
     write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), out / "patterns.parquet")
     text = io.StringIO()
     table = csv.DictWriter(text, _SCHEMA.names, lineterminator="\n")
     table.writeheader()
-    table.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+    for row in rows:
+        plain = {k: "; ".join(v) if isinstance(v, list) else v for k, v in row.items()}
+        table.writerow({k: "" if v is None else v for k, v in plain.items()})
     write_bytes(text.getvalue().encode(), out / "patterns.csv")
 
 
@@ -206,6 +219,6 @@ def _row(called: Called) -> Mapping[str, object]:
         "candidates": " or ".join(called.candidates),
         "counted": called.counted,
         "by": called.by,
-        "trained_on": "synthetic" if called.synthetic else "real",
-        "cells": " ".join(f"{field}#{cell}" for field, cell in called.cells),
+        "trained_on": called.trained_on,
+        "cells": [f"{field}#{cell}" for field, cell in called.cells],
     }

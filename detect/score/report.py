@@ -24,7 +24,7 @@ from detect.errors import ImageError
 from detect.images import decode
 from detect.images.folder import Folder
 from detect.pipeline.route import UNFAMILIAR
-from detect.score.differential import FEW, Slide, not_seen, white_type
+from detect.score.differential import FEW, Slide, white_type
 from detect.score.patterns import Called
 from detect.score.settings import ScoreSettings
 from detect.score.store import CAPPED, Store, write_bytes
@@ -106,7 +106,9 @@ def write(
                 "slide": slide,
                 "gallery": _gallery(slide, white.get(slide.name, []), pictures, gallery),
                 "overlays": _overlays(drawn.get(slide.name, []), whole, pictures),
-                "called": [_answer(c, white.get(slide.name, []), pictures) for c in called if c.slide == slide.name],
+                "called": [
+                    _answer(c, white.get(slide.name, []), pictures, gallery) for c in called if c.slide == slide.name
+                ],
                 "few": slide.few,
             }
         )
@@ -121,7 +123,8 @@ def write(
             fields_ok=sum(f["status"] == "ok" for f in fields),
             white=sum(s.white for s in slides),
             cards=cards,
-            not_seen=not_seen(cards),
+            names=_names(slides),
+            calibrated=any(c.classifier is not None and c.classifier.calibration is not None for c in cards),
             few=FEW,
             thinned=gallery < settings.gallery or overlays < settings.overlays,
             unidentified=UNIDENTIFIED,
@@ -129,6 +132,12 @@ def write(
         )
     )
     write_bytes(page.encode(), store.out / "report" / "index.html")
+
+
+def _names(slides: Sequence[Slide]) -> list[str]:
+    """The cells of all differentials, "unidentified" last."""
+    found = dict.fromkeys(line.name for slide in slides for line in slide.differential)
+    return [*(name for name in found if name != UNIDENTIFIED), UNIDENTIFIED]
 
 
 def _environment() -> jinja2.Environment:
@@ -222,10 +231,10 @@ def _gallery(slide: Slide, white: Sequence[_Cell], pictures: _Pictures, most: in
     return groups
 
 
-def _answer(called: Called, white: Sequence[_Cell], pictures: _Pictures) -> dict[str, Any]:
+def _answer(called: Called, white: Sequence[_Cell], pictures: _Pictures, most: int) -> dict[str, Any]:
     """An answer about a slide with the pictures of the cells that decided."""
     here = {(c.field, c.number): c for c in white}
-    mine = [here[place] for place in called.cells if place in here]
+    mine = [here[place] for place in called.cells if place in here][:most]
     shots = _shots(mine, pictures)
     shown = [{"cell": c, "picture": shots[c.field, c.number]} for c in mine if (c.field, c.number) in shots]
     return {"called": called, "shown": shown}

@@ -17,13 +17,16 @@ from detect.images.folder import Folder, scan
 from detect.pipeline.route import names_of
 from detect.pipeline.run import Opened, Pipeline, open_pipeline
 from detect.runtime.base import EngineSettings, cores
-from detect.score import differential, patterns, report
+from detect.score import differential, report
 from detect.score.local import Row, score_fields
+from detect.score.patterns import Called, Patterns
+from detect.score.patterns import write as write_patterns
 from detect.score.scales import Looked, check_scale, looked
 from detect.score.settings import ScoreSettings
 from detect.score.store import Store
 
 STATEMENT = "morphology, for research use, not a diagnosis"
+DRAWN = "smear.yaml"
 _TOLD = ("numpy", "opencv-python-headless", "pillow", "onnxruntime", "openvino", "pyarrow")
 
 
@@ -37,6 +40,9 @@ class Outcome:
     fields_failed: int
     seconds: float
     others: tuple[str, ...]
+    called: tuple[Called, ...] = ()
+    synthetic: tuple[str, ...] = ()
+    not_asked: tuple[str, ...] = ()
 
     @property
     def report(self) -> Path:
@@ -65,6 +71,7 @@ def score(
     workers = settings.workers or cores()
     engine = EngineSettings(settings.engine, settings.precision, workers, settings.device).resolved()
     pipeline = Pipeline(opened, engine, min_score=settings.min_score, thresholds=settings.thresholds)
+    patterns = Patterns(opened, engine, fab=settings.pipeline.fab)
     check_scale(pipeline.detector, settings)
     store = Store.create(out, overwrite=overwrite)
     scales = looked(pipeline.detector, found.fields, settings, workers)
@@ -76,14 +83,18 @@ def score(
         rows = score_fields(pipeline, fields, scales, batch=settings.batch, workers=workers, progress=progress)
         _store(store, number, rows)
     scored = time.monotonic()
-    types = list(dict.fromkeys(t for node in opened.nodes for t in names_of(node.bundle)))
+    types = list(dict.fromkeys(t for node in pipeline.asked for t in names_of(node.bundle)))
     slides = tuple(differential.count(store, types))
-    differential.write(slides, out)
-    called = patterns.call(store, slides, opened, fab=settings.pipeline.fab, engine=engine)
+    differential.write(slides, out, opened.trained_on)
+    called = patterns.call(store, slides)
     if called:
-        patterns.write(called, out)
+        write_patterns(called, out)
     states = store.fields().column("status").to_pylist()
-    about = _about(folder, found, settings, engine, opened) | {"not_asked": list(pipeline.unreached)}
+    about = _about(folder, found, settings, engine, opened) | {
+        "asked": [node.bundle.card.name for node in pipeline.asked],
+        "not_asked": list(pipeline.unreached),
+        "not_seen": differential.not_seen([*opened.detector.card.classes, *types]),
+    }
     report.write(store, found, slides, called, [b.card for b in opened.bundles], settings, about)
     ok = states.count("ok")
     seconds = time.monotonic() - started
@@ -106,7 +117,8 @@ def score(
             "versions": _versions(),
         }
     )
-    return Outcome(out, slides, ok, len(states) - ok, seconds, found.others)
+    told = tuple(called), tuple(opened.drawn), pipeline.unreached
+    return Outcome(out, slides, ok, len(states) - ok, seconds, found.others, *told)
 
 
 def _fields(folder: Path, out: Path) -> Folder:
@@ -123,6 +135,11 @@ def _fields(folder: Path, out: Path) -> Folder:
             what = "no images in it but those of the output folder"
             raise DataError(what, where=str(folder), remedy="name another --out")
     return found
+
+
+def is_drawn(folder: Path) -> bool:
+    """Whether these slides were drawn by `smear data synthesize`, which leaves its settings beside them."""
+    return any((place / DRAWN).is_file() for place in (folder, folder.resolve().parent))
 
 
 def _without(found: Folder, out: Path) -> Folder:
@@ -153,8 +170,9 @@ def _about(
         "settings": settings.model_dump(mode="json"),
         "engine": {"name": engine.name, "precision": engine.precision, "device": engine.device},
         "bundles": {b.card.name: b.hash for b in opened.bundles},
-        "asked": [node.bundle.card.name for node in opened.nodes],
-        "synthetic": [b.card.name for b in opened.bundles if b.card.trained_on == "synthetic"],
+        "synthetic": opened.drawn,
+        "trained_on": opened.trained_on,
+        "drawn_slides": is_drawn(folder),
     }
 
 

@@ -116,6 +116,7 @@ def test_no_cell_no_attributes_and_no_nucleus_no_ratio() -> None:
     assert "granularity" in got
     only = np.where(disc(80, 40, 40, 30), np.uint8(NUCLEUS), np.uint8(0))
     assert measure(cell(only))["cytoplasm share"] == 0
+    assert "N:C" not in measure(cell(only))
     one = np.zeros((5, 5), np.uint8)
     one[2, 2] = NUCLEUS
     assert all(np.isfinite(v) for v in measure(cell(one)).values())
@@ -128,21 +129,23 @@ L1 = {"diameter um": 11.0, "cytoplasm share": 0.14, "nucleus solidity": 0.98, "b
     ("change", "words"),
     [
         ({}, "small, regular nucleus, scanty cytoplasm: L1-like"),
-        ({"diameter um": 16.0}, "large, regular nucleus, scanty cytoplasm: L1-like"),
+        # One feature of L2: a prominent nucleolus, which is not measured, would be the second.
+        ({"diameter um": 16.0}, "large, regular nucleus, scanty cytoplasm: L1 or L2, as nucleoli say"),
         ({"cytoplasm share": 0.2, "diameter um": 16.0}, "large, regular nucleus, moderate cytoplasm: L2-like"),
         ({"nucleus solidity": 0.9, "diameter um": 14.0}, "large, irregular nucleus, scanty cytoplasm: L2-like"),
         (
             {"diameter um": 16.0, "cytoplasm share": 0.3, "basophilia": 0.6, "vacuoles": 5.0},
-            "large, regular nucleus, moderate cytoplasm, very deep basophilia, vacuoles: L3-like",
+            "large, regular nucleus, moderate cytoplasm, very deep basophilia, vacuoles: L3-like if nucleoli are "
+            "prominent",
         ),
         (
             {"basophilia": 0.2, "vacuoles": 5.0},  # vacuoles alone decide nothing
             "small, regular nucleus, scanty cytoplasm, vacuoles: L1-like",
         ),
-        ({"diameter um": None}, "regular nucleus, scanty cytoplasm: L1-like"),
+        ({"diameter um": None}, "regular nucleus, scanty cytoplasm: L1 or L2, as nucleoli and size say"),
         (
-            {"diameter um": None, "cytoplasm share": 0.3},
-            "regular nucleus, moderate cytoplasm: size unknown, L1 or L2",
+            {"diameter um": None, "cytoplasm share": 0.3, "nucleus solidity": 0.9},
+            "irregular nucleus, moderate cytoplasm: L2-like",
         ),
         ({"cytoplasm share": None}, ""),
     ],

@@ -50,6 +50,22 @@ def test_bundles_trained_on_drawn_cells_do_not_run_unasked(monkeypatch: pytest.M
     assert open_pipeline(settings.model_copy(update={"synthetic": True})).nodes
 
 
+def test_no_other_way_runs_them_either() -> None:
+    """A review runs bundles by itself."""
+    from dataclasses import replace
+
+    from detect.pipeline.run import Opened, Pipeline, asked
+    from detect.runtime.base import EngineSettings
+
+    real = open_bundle("cells-yolov8n", "detector")
+    drawn = replace(real, card=real.card.model_copy(update={"trained_on": "synthetic"}))
+    classifier = open_bundle("wbc-types-small", "classifier")
+    drawn_types = replace(classifier, card=classifier.card.model_copy(update={"trained_on": "synthetic"}))
+    for opened in (Opened(drawn, ()), Opened(real, (asked(drawn_types),))):
+        with pytest.raises(ConfigError, match="drawn cells only"):
+            Pipeline(opened, EngineSettings())
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

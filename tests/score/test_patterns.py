@@ -21,7 +21,7 @@ from detect.runtime.base import EngineSettings
 from detect.score import patterns
 from detect.score.bags import Bag, bags
 from detect.score.differential import Slide, count
-from detect.score.patterns import FAB, call, fab_type
+from detect.score.patterns import FAB, Patterns, fab_type
 from detect.score.store import FieldRecord, Store
 from detect.types import CellRecord
 from tests.cli.command import inside
@@ -51,7 +51,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 @settings(max_examples=150)
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400), st.integers(0, 300))
 def test_fab_is_called_as_the_guide_says(l1: int, l2: int, l3: int, others: int) -> None:
-    got = fab_type(*bag(l1, l2, l3, others), synthetic=False)
+    got = fab_type(*bag(l1, l2, l3, others), "real")
     named = l1 + l2 + l3
     if named + others < 100 or named < 100:
         assert got.pattern is None
@@ -70,20 +70,20 @@ def test_fab_is_called_as_the_guide_says(l1: int, l2: int, l3: int, others: int)
         assert got.said == f"pattern resembling {got.pattern}"
         assert got.share is not None
         assert got.share.low <= got.share.value <= got.share.high
-    assert got.counted == named
+    assert got.counted == (named if got.pattern == "FAB L3" or "L3" in got.said else l1 + l2)
 
 
 def test_the_cells_that_decided_are_the_surest() -> None:
     slide, cells = bag(120, 3, 0, 10)
-    got = fab_type(slide, cells, synthetic=True)
+    got = fab_type(slide, cells, "synthetic")
     assert got.cells == tuple(("s/1.png", i) for i in range(119, 107, -1))
-    assert got.synthetic
+    assert got.trained_on == "synthetic"
 
 
 @pytest.mark.parametrize("white", [0, 99])
 def test_no_slide_is_called_under_a_hundred_white_cells(white: int) -> None:
     slide, cells = bag(white, 0, 0)
-    got = fab_type(slide, cells if white else None, synthetic=False)
+    got = fab_type(slide, cells if white else None, "real")
     assert (got.pattern, got.said) == (None, f"not called: {white} white cells counted, 100 needed")
 
 
@@ -107,7 +107,7 @@ def run_folder(folder: Path, slides: dict[str, str], cells: int, seed: int, part
     for number, start in enumerate(range(0, len(rows), part)):
         some = rows[start : start + part]
         store.write_part(number, [f for f, _ in some], [c for _, made in some for c in made])
-    store.write_run({"asked": ["white"], "synthetic": ["white"]})
+    store.write_run({"asked": ["white"], "trained_on": "synthetic", "drawn_slides": True})
     return store
 
 
@@ -136,7 +136,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slide bundle, by the real command."""
     pytest.importorskip("torch", reason="torch is not installed")
     home = tmp_path_factory.mktemp("slides")
-    slides = slides_of(30)
+    slides = slides_of(36)
     run_folder(home / "run", slides, 140, 1)
     (home / "c.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     truth = truth_of(home / "truth.csv", slides)
@@ -145,22 +145,23 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "out"
 
 
-def opened(path: Path, asks: str = "white") -> Opened:
+def opened(path: Path) -> Opened:
     """A pipeline whose only bundle that is used is that of slides."""
     real = open_pipeline(PipelineSettings(detector="cells-yolov8n"))
-    return Opened(real.detector, (), 0.1, open_bundle(path, "slide"))
+    return Opened(real.detector, (), 0.1, open_bundle(path, "slide"), synthetic=True)
 
 
 def test_a_disease_is_learnt_and_told(learnt: Path, tmp_path: Path) -> None:
     slides = slides_of(12, 50) | {"few": "ALL"}
     store = run_folder(tmp_path / "run", slides, 160, 2)
     counted = [s if s.name != "few" else few(s) for s in count(store, NAMES)]
-    got = {c.slide: c for c in call(store, counted, opened(learnt), fab=False, engine=EngineSettings())}
+    asked = Patterns(opened(learnt), EngineSettings(), fab=False)
+    got = {c.slide: c for c in asked.call(store, counted)}
     assert got.pop("few").said == "not called: 99 white cells counted, 100 needed"
     right = [got[name].pattern == slides[name] for name in got]
     assert sum(right) >= 11
     for one in got.values():
-        assert one.synthetic
+        assert one.trained_on == "synthetic"
         assert one.share is not None
         assert one.counted == 160
         if one.pattern == "none":
@@ -171,6 +172,7 @@ def test_a_disease_is_learnt_and_told(learnt: Path, tmp_path: Path) -> None:
     here = bags(store, NAMES)[blast.slide]
     kinds = [here.types[here.cells.index(c)] for c in blast.cells]
     assert len(kinds) == 12
+    assert kinds.count("Blast") > 6
     patterns.write(got.values(), tmp_path)
     with (tmp_path / "patterns.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -193,12 +195,13 @@ def test_a_card_says_what_it_learnt_from(learnt: Path) -> None:
     assert card.slide is not None
     assert (card.slide.asks, card.slide.min_cells) == (("white",), 100)
     assert card.training is not None
-    assert card.training.fields == {"train": 21, "dev": 9}
+    assert card.training.fields == {"train": 36}
+    assert {m.part for m in card.metrics} == {"held out"}
 
 
 def test_its_bundles_must_be_asked(learnt: Path) -> None:
     settings = PipelineSettings(detector="cells-yolov8n", slide=str(learnt), synthetic=True)
-    with pytest.raises(Exception, match="learnt from the answers of white, which is not asked here"):
+    with pytest.raises(Exception, match="learnt from the answers of white; here are asked"):
         open_pipeline(settings)
 
 
@@ -224,13 +227,16 @@ def test_bags_are_the_same_in_one_part_or_many(tmp_path: Path) -> None:
         ("slide,disease\nslide-00,none\n", "no row for slide 'slide-01' of run 'run'"),
         ("slide,what\nslide-00,none\n", "expected columns 'slide' and 'disease'"),
         ("odd", "which 'patterns' does not name"),
+        ("slide,disease\nslide-00,none\nslide-00,CLL\n", "slide 'slide-00' is both 'none' and 'CLL'"),
+        ("slide,disease\nslide-00\n", "no disease for slide 'slide-00'"),
+        ("input", "no cell of these runs has a probability of 'Monocyte'"),
         ("unfinished", "not a finished scoring run"),
-        ("few", "2 slides of the pattern 'CLL'"),
+        ("few", "4 slides of the pattern 'CLL', 4 with 10"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, change: str, said: str) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    slides = slides_of(8 if change == "few" else 9)
+    slides = slides_of(14 if change == "few" else 15)
     run_folder(tmp_path / "run", slides, 10, 1)
     truth = truth_of(tmp_path / "truth.csv", slides)
     if "," in change:
@@ -239,7 +245,8 @@ def test_mistakes_are_named(tmp_path: Path, change: str, said: str) -> None:
         truth.write_text(truth.read_text().replace("CLL", "MDS"))
     if change == "unfinished":
         (tmp_path / "run" / "run.yaml").unlink()
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    config = CONFIG | {"min_cells": 10} | ({"inputs": [*NAMES, "Monocyte"]} if change == "input" else {})
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     answer = inside(
         "train", "slide", tmp_path / "c.yaml", "--run", tmp_path / "run", "--truth", truth, "--out", tmp_path / "out"
     )
@@ -252,7 +259,9 @@ def test_runs_of_different_pipelines_are_not_mixed(tmp_path: Path) -> None:
     from detect.score.bags import to_learn
 
     for name, asked in (("a", "white"), ("b", "other")):
-        run_folder(tmp_path / name, slides_of(3), 10, 1).write_run({"asked": [asked], "synthetic": []})
+        run_folder(tmp_path / name, slides_of(3), 10, 1).write_run(
+            {"asked": [asked], "trained_on": "real", "drawn_slides": False}
+        )
     told = truth_of(tmp_path / "t.csv", slides_of(3))
     with pytest.raises(DataError, match="asked different bundles: other and white"):
         to_learn([tmp_path / "a", tmp_path / "b"], told, SlideSettings(**CONFIG))
@@ -262,3 +271,30 @@ def test_fab_names_are_those_of_the_taxonomy() -> None:
     from detect.taxonomy import taxonomy
 
     assert all(taxonomy().is_a(name, "Lymphoblast") for name in FAB)
+
+
+@pytest.mark.parametrize(
+    ("bundles", "slides", "said"),
+    [("real", False, "real"), ("real", True, "synthetic"), ("synthetic", False, "synthetic"),
+     ("real and synthetic", False, "real and synthetic")],
+)  # fmt: skip
+def test_drawn_slides_teach_drawn_knowledge(tmp_path: Path, bundles: str, slides: bool, said: str) -> None:
+    """Whatever the bundles that answered had learnt from."""
+    from detect.classify.bags import SlideSettings
+    from detect.score.bags import to_learn
+
+    store = run_folder(tmp_path / "run", slides_of(3), 10, 1)
+    store.write_run({"asked": ["white"], "trained_on": bundles, "drawn_slides": slides})
+    told = truth_of(tmp_path / "t.csv", slides_of(3))
+    assert to_learn([tmp_path / "run"], told, SlideSettings(**CONFIG)).trained_on == said
+
+
+def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    """With the mark at its beginning that Excel writes."""
+    from detect.classify.bags import SlideSettings
+    from detect.score.bags import to_learn
+
+    run_folder(tmp_path / "run", slides_of(3), 10, 1)
+    told = truth_of(tmp_path / "t.csv", slides_of(3))
+    told.write_text(told.read_text(), "utf-8-sig")
+    assert len(to_learn([tmp_path / "run"], told, SlideSettings(**CONFIG)).names) == 3
