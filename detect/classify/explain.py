@@ -138,27 +138,40 @@ class _Pixels(nn.Module):
 
 
 def _last_map(model: nn.Module, size: int) -> tuple[nn.Module | None, Callable[[torch.Tensor], torch.Tensor] | None]:
-    """The last module that gives a map of the picture, and how its output becomes (n, channels, h, w)."""
-    seen: list[tuple[nn.Module, torch.Size]] = []
+    """The last module with a map of the picture that the scores hang on, and how its output becomes a map.
+
+    The last tokens of a transformer are a map too, but only one of them is looked at.
+    """
+    seen: list[tuple[nn.Module, torch.Tensor]] = []
 
     def note(module: nn.Module, _: Any, out: Any) -> None:
-        if isinstance(out, torch.Tensor) and not list(module.children()):
-            seen.append((module, out.shape))
+        if isinstance(out, torch.Tensor) and out.requires_grad and not list(module.children()):
+            seen.append((module, out))
 
     hooks = [m.register_forward_hook(note) for m in model.modules()]
-    with torch.inference_mode():
-        model(torch.zeros(1, 3, size, size))
+    with torch.enable_grad():
+        pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(_SEED)) * 255
+        scores = model(pixels.requires_grad_())
+        slopes = torch.autograd.grad(scores.square().sum(), [out for _, out in seen], allow_unused=True)
     for hook in hooks:
         hook.remove()
-    for module, shape in reversed(seen):
-        if len(shape) == 4 and shape[2] == shape[3] and shape[2] > 1:
-            return module, None
-        if len(shape) == 4 and shape[1] == shape[2] and shape[1] > 1:
-            return module, lambda t: t.permute(0, 3, 1, 2)
-        side = round((shape[1] - 1) ** 0.5) if len(shape) == 3 else 0
-        if side > 1 and side * side == shape[1] - 1:
-            return module, lambda t, s=side: t[:, 1:].reshape(t.shape[0], s, s, -1).permute(0, 3, 1, 2)
+    for (module, out), slope in zip(reversed(seen), reversed(slopes), strict=True):
+        turn = _as_map(out.shape)
+        if turn is not None and slope is not None and bool(turn(slope).abs().sum() > 0):
+            return module, turn
     return None, None
+
+
+def _as_map(shape: torch.Size) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """How an output of this shape becomes a map, (n, channels, h, w); None where it is none."""
+    if len(shape) == 4 and shape[2] == shape[3] and shape[2] > 1:
+        return lambda t: t
+    if len(shape) == 4 and shape[1] == shape[2] and shape[1] > 1:
+        return lambda t: t.permute(0, 3, 1, 2)
+    side = round(max(0, shape[1] - 1) ** 0.5) if len(shape) == 3 else 0
+    if side > 1 and side * side == shape[1] - 1:
+        return lambda t: t[:, 1:].reshape(t.shape[0], side, side, -1).permute(0, 3, 1, 2)
+    return None
 
 
 def _scaled(values: NDArray[Any]) -> Map:
