@@ -86,6 +86,7 @@ def _training(record: dict[str, Any], settings: DetectorSettings) -> Training:
         "seed",
         "split",
         "stages_before",
+        "weights_between",
         "labelled_in_part",
         "optimizer",
         "lr0",

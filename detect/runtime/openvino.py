@@ -16,6 +16,12 @@ from detect.runtime.base import EngineSettings, cores
 _TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what the graph leaves open: int8 is written into it
 
 
+# The binding sets itself up within its first call, which has to be alone: a second thread that comes in meanwhile waits
+# for that with the interpreter's lock in its hands, which the first one needs, and both wait for ever.
+_FIRST = threading.Lock()
+_READY = threading.Event()
+
+
 class OpenVino:
     """One compiled graph of free size, and one inference request per calling thread."""
 
@@ -36,6 +42,14 @@ class OpenVino:
 
     def run(self, *inputs: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
         """See `Engine.run`."""
+        if not _READY.is_set():
+            with _FIRST:
+                found = self._infer(inputs)
+                _READY.set()
+                return found
+        return self._infer(inputs)
+
+    def _infer(self, inputs: tuple[NDArray[Any], ...]) -> tuple[NDArray[np.float32], ...]:
         request = getattr(self._mine, "request", None)
         if request is None:
             request = self._mine.request = self._model.create_infer_request()

@@ -121,13 +121,13 @@ def test_the_wrong_task_is_refused() -> None:
 
 
 def test_every_mistake_of_a_card_is_listed(copy: Path) -> None:
-    edit(copy, licens="MIT", titel="x", task="segmenter")
+    edit(copy, licens="MIT", titel="x", task="painter")
     with pytest.raises(ConfigError) as caught:
         open_bundle(copy)
     text = str(caught.value)
     assert "licens: unknown key; did you mean 'licence'?" in text
     assert "titel" in text
-    assert "segmenter" in text
+    assert "painter" in text
     assert str(copy / CARD) in text
 
 

@@ -125,3 +125,33 @@ def test_stacked_pictures_are_one_batch(fields: list[Image]) -> None:
     assert batch.shape == (3, sample.HEIGHT, sample.WIDTH, 3)
     assert batch.flags.c_contiguous
     assert np.array_equal(batch[1], fields[1])
+
+
+def test_the_first_call_of_openvino_is_alone(monkeypatch: pytest.MonkeyPatch, detector: Bundle) -> None:
+    """Two first calls at once can wait for each other for ever, as was seen in a scoring run."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    import threading
+    import time
+
+    from detect.runtime import openvino as engine
+
+    monkeypatch.setattr(engine, "_READY", threading.Event())
+    inside: list[int] = []
+    most_before_the_first: list[int] = []
+    real = engine.OpenVino._infer
+
+    def watched(self: engine.OpenVino, inputs: object) -> object:
+        inside.append(1)
+        if not engine._READY.is_set():
+            most_before_the_first.append(len(inside))
+            time.sleep(0.05)
+        out = real(self, inputs)  # type: ignore[arg-type]
+        inside.pop()
+        return out
+
+    monkeypatch.setattr(engine.OpenVino, "_infer", watched)
+    graph = open_graph(detector.graph, EngineSettings("openvino", workers=4))
+    picture = np.zeros((1, 64, 64, 3), np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(lambda _: graph.run(picture), range(8)))) == 8
+    assert set(most_before_the_first) == {1}

@@ -123,7 +123,7 @@ def test_the_csv_survives_odd_names(counted: Store) -> None:
 
 def test_what_cannot_be_seen_is_said_blasts_first() -> None:
     card = open_bundle("wbc-types-small").card
-    missing = not_seen([card])
+    missing = not_seen(card.classes)
     assert missing[0] == "Blast"
     assert not set(missing) & set(card.classes)
     assert "Neutrophil" in not_seen([])

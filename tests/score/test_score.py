@@ -94,7 +94,7 @@ def test_the_run_record_says_what_was_done(scored: Scored, table: Table) -> None
     assert record["statement"] == "morphology, for research use, not a diagnosis"
     assert record["fields"] == {"found": 6, "ok": 6, "failed": 0}
     assert record["cells"] == len(table(scored[0], "cells"))
-    hashes = {open_bundle(n).card.name: open_bundle(n).hash for n in ("cells-yolov8n", "wbc-types-small")}
+    hashes = {open_bundle(n).card.name: open_bundle(n).hash for n in ("cells-robust", "wbc-types-small")}
     assert record["bundles"] == hashes
     assert record["engine"]["precision"] == "fp32"
     assert record["settings"]["batch"] == 16
