@@ -26,8 +26,8 @@ class PartsReport:
         figures: by name, with 95 % limits by bootstrap over groups: IoU and Dice of cell and nucleus, means over cells;
             of area and N:C ratio mean absolute error, bias and limits of agreement, found less drawn. Areas are as a
             part of the drawn one.
-        pairs: by measure float64 (cells, 2), drawn and found; cells without a drawn or found nucleus are left out of
-            the N:C ratio.
+        pairs: by measure float64 (cells, 2), drawn and found, areas in pixels; cells without a drawn or found nucleus
+            are left out of the N:C ratio.
     """
 
     figures: dict[str, Interval]
@@ -60,19 +60,23 @@ def measure_parts(
     pairs: dict[str, NDArray[np.float64]] = {}
     for i, name in enumerate(_MEASURES):
         pair = measured[:, [i, i + 3]]
-        if name == "relative area":
-            pair = pair / pair[:, :1]
         known = np.isfinite(pair).all(axis=1)
         pairs[name] = pair[known]
         if not known.any():
             continue
-        difference = pairs[name][:, 1] - pairs[name][:, 0]
+        difference = differences(name, pairs[name])
         mine = [g for g, k in zip(groups, known, strict=True) if k]
         told = intervals(lambda w, d=difference: errors(d, w), mine, rounds=rounds, seed=seed)  # type: ignore[misc]
         kinds = ("mean absolute error", "bias", "lower limit of agreement", "upper limit of agreement")
         figures |= {f"{name}, {kind}": v for kind, v in zip(kinds, told, strict=True)}
     missed = sum(not (f > 0).any() for f in found)
     return PartsReport(figures, len(drawn), len(set(groups)), missed, pairs)
+
+
+def differences(measure: str, pairs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Found less drawn, (cells,); of an area as a part of the drawn one."""
+    found_less = pairs[:, 1] - pairs[:, 0]
+    return np.asarray(found_less / pairs[:, 0] if measure == "relative area" else found_less)
 
 
 def _overlaps(drawn: Pixels, found: Pixels) -> list[float]:

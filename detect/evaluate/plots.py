@@ -16,7 +16,7 @@ from detect.evaluate.coco_ap import Ap, ApSlice
 from detect.evaluate.counting import Counting
 from detect.evaluate.detection import DetectionReport
 from detect.evaluate.froc import Froc
-from detect.evaluate.parts import PartsReport
+from detect.evaluate.parts import PartsReport, differences
 
 try:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def agreement(report: PartsReport, path: Path, title: str) -> None:
     """Per measure of a cell's parts the difference of found and drawn against their mean, a point a cell."""
     figure, panels = _panels(len(report.pairs), f"{title}: agreement with the drawn parts")
     for i, (axes, (name, pairs)) in enumerate(zip(panels, report.pairs.items(), strict=True)):
-        middle, difference = pairs.mean(axis=1), pairs[:, 1] - pairs[:, 0]
+        middle, difference = pairs.mean(axis=1), differences(name, pairs)
         axes.scatter(middle, difference, s=12, color=_COLOURS[i % len(_COLOURS)], alpha=0.5, linewidth=0)
         kinds = (("lower limit of agreement", "--"), ("bias", "-"), ("upper limit of agreement", "--"))
         for kind, style in kinds:
@@ -144,7 +144,9 @@ def agreement(report: PartsReport, path: Path, title: str) -> None:
             axes.axhline(v.value, color="black", linestyle=style, linewidth=1)
             axes.axhspan(v.low, v.high, color="black", alpha=0.08, linewidth=0)
         axes.axhline(0, color="grey", linewidth=0.5)
-        axes.set(xlabel=f"mean of drawn and found {name}", ylabel="found minus drawn")
+        what = "area, pixels" if name == "relative area" else name
+        part = ", part of the drawn" if name == "relative area" else ""
+        axes.set(xlabel=f"mean of drawn and found {what}", ylabel=f"found minus drawn{part}")
         error = report.figures[f"{name}, mean absolute error"]
         axes.set_title(f"{name}: {len(pairs)} cells\nmean absolute error {error.value:.3f}", fontsize=10)
         axes.grid(alpha=0.2)
