@@ -6,6 +6,7 @@ dataset can be judged again after it was edited.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -256,7 +257,8 @@ def _predicted(found: Found, i: int, width: int, height: int) -> Row:
         row["flags"] = ", ".join(found.flags[i]) if found.flags else ""
         row["unsure"] = kind == UNIDENTIFIED or bool(candidates)
     if found.attributes:
-        row |= {ATTRIBUTE + name: float(value) for name, value in found.attributes[i].items()}
+        # A field of the App has no spaces or colons in its name.
+        row |= {ATTRIBUTE + re.sub(r"\W+", "_", name): float(v) for name, v in found.attributes[i].items()}
     return row
 
 

@@ -183,15 +183,16 @@ def test_what_a_run_measured_of_cells_and_fields_is_shown(source: Path, tmp_path
     field = FieldRecord("slide", names[0], "ok", "", WIDE, WIDE, {"sharpness": 12.5}, 40.0, {"WBC": 1})
     cell = CellRecord(
         "slide", names[0], 0, (10, 10, 60, 60), "WBC", 0.9, "Lymphocyte", 0.8, {"Lymphocyte": 0.8, "Monocyte": 0.2},
-        {"diameter_um": 9.5, "nc_ratio": 4.0},
+        ("Lymphocyte", "Monocyte"), {"diameter um": 9.5, "N:C": 4.0},
     )  # fmt: skip
     Store.create(tmp_path / "run").write_part(0, [field], [cell])
     dataset = opened(source, "measured", "--predictions", tmp_path / "run")
     shown = dataset.match(fo.ViewField("field") == names[0]).first()
     found = shown.predictions.detections[0]
-    assert (found.type, found["attribute_diameter_um"], found["attribute_nc_ratio"]) == ("Lymphocyte", 9.5, 4.0)
+    assert (found.type, found["attribute_diameter_um"], found["attribute_N_C"]) == ("Lymphocyte", 9.5, 4.0)
+    assert (found["candidates"], found["unsure"]) == ("Lymphocyte 0.80, Monocyte 0.20", True)
     assert shown["quality_sharpness"] == 12.5
-    assert len(dataset.filter_labels("predictions", fo.ViewField("attribute_nc_ratio") > 3)) == 1
+    assert len(dataset.filter_labels("predictions", fo.ViewField("attribute_N_C") > 3)) == 1
 
 
 def test_a_removed_field_and_a_bad_box_are_told(source: Path, tmp_path: Path) -> None:
