@@ -52,6 +52,20 @@ class StoreError(SmearError):
     """An output folder cannot be written to as asked."""
 
 
+class StoppedRunError(SmearError):
+    """A scoring run came to an end before its end. What it finished is safe, and it can be gone on with.
+
+    Args:
+        asked: somebody wanted it to stop.
+    """
+
+    def __init__(
+        self, problem: str, *, where: str | None = None, remedy: str | None = None, asked: bool = False
+    ) -> None:
+        super().__init__(problem, where=where, remedy=remedy)
+        self.asked = asked
+
+
 class MissingExtraError(SmearError):
     """A feature needs an optional part that is not installed.
 

@@ -59,6 +59,7 @@ class Field:
         width, height: pixels, after EXIF rotation; 0 while not yet known.
         patient: None unless the publisher tells.
         group: fields of one group never stand on both sides of a split.
+        region: x0, y0, x1, y1 of a whole slide in its full resolution; None for an image file of its own.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Field:
     height: int = 0
     patient: str | None = None
     group: str | None = None
+    region: tuple[int, int, int, int] | None = None
 
 
 def _column(name: str, values: Any, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:

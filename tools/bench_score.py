@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--bundle", default="cells-yolov8n")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=1, help="times that each image stands in the folder")
-    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--runtime", default="auto")
     parser.add_argument("--precision", default="fp32")
     asked = parser.parse_args()
     bundle = open_bundle(asked.bundle, "detector")
@@ -88,11 +88,12 @@ def main() -> None:
         images.mkdir()
         for i in range(asked.repeat):
             for f in scan(asked.images).fields:
-                (images / f"{i}-{f.path.name}").symlink_to(f.path.resolve())
+                (images / f"copy-{i}").mkdir(exist_ok=True)  # a slide of its own: in one slide a picture counts once
+                (images / f"copy-{i}" / f"{i}-{f.path.name}").symlink_to(f.path.resolve())
         n = len(scan(images).fields)
         checkpoint(bundle, folder / "bench.pt")
         out = folder / "out"
-        predict = [str(BIN / "yolo"), "predict", f"model={folder / 'bench.pt'}", f"source={images}", "batch=16"]
+        predict = [str(BIN / "yolo"), "predict", f"model={folder / 'bench.pt'}", f"source={images}/*/*", "batch=16"]
         predict += [
             f"imgsz={size}",
             "device=cpu",
@@ -102,7 +103,7 @@ def main() -> None:
             "verbose=False",
         ]
         ours = [str(BIN / "smear"), "score", str(images), "--out", str(out), "--overwrite", "--detector", asked.bundle]
-        ours += ["--engine", asked.engine, "--precision", asked.precision, "--batch", "16"]
+        ours += ["--runtime", asked.runtime, "--precision", asked.precision, "--batch", "16"]
         contenders = [
             Contender("smear score --scale fit: detect, crop, type, store, report", [*ours, "--scale", "fit"]),
             Contender("smear score: the same, each slide measured and resized by its red cells", ours),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Runtime = Annotated[
     str,
-    typer.Option("--runtime", "--engine", help="auto, openvino, onnxruntime, or torch (the training framework)."),
+    typer.Option("--runtime", help="auto, openvino, onnxruntime, or torch (the training framework)."),
 ]
 RunPrecision = Annotated[
     str, typer.Option("--precision", help="fp32, bf16 (openvino, torch), int8 or fp16 (torch, GPU).")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,9 @@ import typer
 
 from detect.cli.options import RunDevice, RunPrecision, Runtime, ScaleChoice
 from detect.cli.output import err
+from detect.cli.output import error as say_error
 from detect.cli.output import out as console
+from detect.cli.stop import asked_to_stop
 
 if TYPE_CHECKING:
     from detect.score.run import Outcome
@@ -33,11 +37,31 @@ def score(
         float | None,
         typer.Option("--error-rate", help="Share of cells whose likely types may lack their own, as 0.1."),
     ] = None,
-    engine: Runtime = "auto",
+    runtime: Runtime = "auto",
     precision: RunPrecision = "fp32",
     device: RunDevice = "cpu",
+    engine: Annotated[str, typer.Option("--engine", help="local: this machine. ray: a Ray cluster.")] = "local",
+    address: Annotated[
+        str, typer.Option("--address", help="Of the Ray cluster, as ray://head:10001 or auto; none starts one here.")
+    ] = "",
     batch: Annotated[int, typer.Option("--batch", help="Fields per batch.")] = 16,
-    workers: Annotated[int, typer.Option("--workers", help="Batches at once; 0 takes one per core.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes side by side; 0 takes one per core, or per GPU.")
+    ] = 0,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", help="Seconds that a field may take before it is given up.")
+    ] = 300.0,
+    memory_limit: Annotated[
+        int | None, typer.Option("--memory-limit", help="MiB that a worker may hold before its field is given up.")
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="CSV with a row a slide: slide, patient, specimen, stain, scale (um/px)."),
+    ] = None,
+    stop_at: Annotated[
+        int | None,
+        typer.Option("--stop-at", help="White cells of a slide after which its other fields are left out."),
+    ] = None,
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Replace the detector's thresholds, for evaluation.")
     ] = None,
@@ -50,12 +74,23 @@ def score(
     cell_diameter_px: Annotated[
         float | None, typer.Option("--cell-diameter-px", help="Diameter of a red cell, in place of --scale auto.")
     ] = None,
+    log: Annotated[str, typer.Option("--log", help="bar, or json: a line of JSON for each thing done.")] = "bar",
+    metrics: Annotated[
+        Path | None, typer.Option("--metrics", help="File of figures for Prometheus, such as smear.prom.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in --out, with its own settings; begin it where there is none."
+        ),
+    ] = False,
 ) -> None:
     """Find and type the cells of every field, count a differential per slide, write a report.
 
     Exit code 0 where every field was read, 3 where some could not be (each is a row with its reason), 2 for bad
-    arguments.
+    arguments, 4 where the run could not go on, such as on a full disk, 130 where it was stopped: Ctrl-C or SIGTERM
+    finish the parts in hand. After either, --resume goes on, and ends in the same bytes as a run that nothing stopped.
     """
     from rich.progress import (
         BarColumn,
@@ -67,12 +102,20 @@ def score(
     )
 
     from detect.config import parse
+    from detect.errors import ConfigError, StoppedRunError
+    from detect.score import manifest as manifests
     from detect.score.run import score as run
     from detect.score.settings import ScoreSettings
+    from detect.score.telemetry import Metrics
 
     given: dict[str, object] = {
         "pipeline": _pipeline(pipeline, detector, classifier, error_rate),
+        "runtime": runtime,
         "engine": engine,
+        "address": address,
+        "time_limit": time_limit,
+        "memory_limit": memory_limit,
+        "stop_at": stop_at,
         "precision": precision,
         "device": device,
         "batch": batch,
@@ -84,16 +127,33 @@ def score(
         "cell_diameter_px": cell_diameter_px,
     }
     settings = parse(ScoreSettings, given, "options")
-    with Progress(
-        TextColumn("scoring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-    ) as bar:
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other", remedy="leave out one of them")
+    if log not in ("bar", "json"):
+        raise ConfigError(f"--log {log}: no such choice", remedy="one of: bar, json")
+    known = manifests.NONE if manifest is None else manifests.read(manifest)
+    figures = None if metrics is None else Metrics(metrics, str(out))
+
+    def watch(line: Mapping[str, object]) -> None:
+        if log == "json":
+            typer.echo(json.dumps(line, ensure_ascii=False), err=True)
+        if figures is not None:
+            figures.line(line)
+
+    with (
+        asked_to_stop() as stop,
+        Progress(
+            TextColumn("scoring"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=log == "json",
+        ) as bar,
+    ):
         task = bar.add_task("fields", total=None, rate="")
 
         def advance(n: int) -> None:
@@ -101,14 +161,27 @@ def score(
             speed = bar.tasks[0].speed
             bar.update(task, rate=f"{speed:.1f} fields/s" if speed else "")
 
-        outcome = run(
-            folder,
-            out,
-            settings,
-            overwrite=overwrite,
-            start=lambda n: bar.update(task, total=n),
-            progress=advance,
-        )
+        try:
+            outcome = run(
+                folder,
+                out,
+                settings,
+                known=known,
+                overwrite=overwrite,
+                resume=resume,
+                start=lambda n, before: bar.update(task, total=n, completed=before),
+                progress=advance,
+                watch=watch,
+                stop=stop,
+            )
+        except StoppedRunError as error:
+            error_line = str(error)
+            code = 130 if error.asked else 4
+        else:
+            code = 0
+    if code:
+        say_error(error_line)
+        raise typer.Exit(code)
     _print(outcome)
     if outcome.fields_failed:
         raise typer.Exit(3)
@@ -150,6 +223,7 @@ def _print(outcome: Outcome) -> None:
 
     for slide in outcome.slides[:20]:
         failed = f", {slide.fields_failed} not read" if slide.fields_failed else ""
+        failed += f", {slide.fields_skipped} left out" if slide.fields_skipped else ""
         heading = f"{slide.name}: {slide.fields_ok} fields{failed}, {slide.white} white cells"
         table = Table(title=heading, title_justify="left", title_style="bold")
         for name in ("cell", "counted", "%", "95 % limits"):
@@ -180,8 +254,10 @@ def _print(outcome: Outcome) -> None:
         kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in outcome.others)
         listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(6))
         console.print(f"{len(outcome.others)} files that are no pictures were left alone: {listed}", soft_wrap=True)
-    total = outcome.fields_ok + outcome.fields_failed
+    total = outcome.fields["found"]
     console.print(f"{outcome.fields_ok} of {total} fields read in {outcome.seconds:.1f} s", soft_wrap=True)
+    if skipped := outcome.fields.get("skipped", 0):
+        console.print(f"{skipped} fields left out: the report says why", soft_wrap=True)
     if outcome.fields_failed:
         console.print(f"{outcome.fields_failed} fields not read: the report says why", style="bold")
     console.print(f"{STATEMENT}", style="bold")

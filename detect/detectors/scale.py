@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detect.detectors.base import Detector
 from detect.detectors.classical import red_cell_diameter
 from detect.errors import ImageError
-from detect.images import decode
+from detect.images import decode, wholeslide
 from detect.images.magnification import Scale
 from detect.types import Field, Image
 
@@ -42,7 +42,7 @@ def of_slide(detector: Detector, fields: Sequence[Field]) -> Scale | None:
     pictures: list[Image] = []
     for field in _evenly(fields, _TRIED):
         try:
-            pixels = decode.read(field.path)
+            pixels = decode.read(field.path) if field.region is None else wholeslide.read_field(field)
         except (ImageError, MemoryError):
             continue  # scoring tells of it
         middle = _middle(pixels, _MOST, _MOST)

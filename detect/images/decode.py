@@ -60,7 +60,7 @@ class Header:
 def read(path: Path) -> Image:
     """The pixels of an image file."""
     with _named(path):
-        return decode(_bytes(path))
+        return decode(raw(path))
 
 
 def levels(path: Path) -> NDArray[np.integer]:
@@ -70,7 +70,7 @@ def levels(path: Path) -> NDArray[np.integer]:
         ImageError: it cannot be decoded, or its channels differ, so that it holds colours and no levels.
     """
     with _named(path):
-        data = _bytes(path)
+        data = raw(path)
         header(data)
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None:
@@ -89,7 +89,7 @@ def levels(path: Path) -> NDArray[np.integer]:
 def size(path: Path) -> tuple[int, int]:
     """(width, height) of an image file after EXIF rotation, from its header alone."""
     with _named(path):
-        found = header(_bytes(path))
+        found = header(raw(path))
     return found.width, found.height
 
 
@@ -101,7 +101,8 @@ def _named(path: Path) -> Iterator[None]:
         raise ImageError(error.problem, where=str(path), remedy=error.remedy) from error
 
 
-def _bytes(path: Path) -> bytes:
+def raw(path: Path) -> bytes:
+    """What the file holds; ImageError where it is none that can be read, from the OSError where there was one."""
     try:
         if path.suffix.lower() in UNREAD:
             what = f"{path.suffix.lower()} files are not read"

@@ -93,7 +93,7 @@ def asked(bundle: Bundle, ask: Sequence[str] | None = None) -> Asked:
 def graph_engine(engine: EngineSettings) -> EngineSettings:
     """The engine for graphs that the framework does not run: those of segmenters and slides, in fp32 on the CPU."""
     name = "auto" if engine.name == FRAMEWORK else engine.name
-    return EngineSettings(name, "fp32", engine.workers)
+    return EngineSettings(name, "fp32", engine.workers, threads=engine.threads)
 
 
 class Pipeline:

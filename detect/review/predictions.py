@@ -18,8 +18,8 @@ from detect.images import decode
 from detect.pipeline.run import Opened, Pipeline, asked
 from detect.review.database import ReviewError
 from detect.review.snapshot import Entry
-from detect.runtime.base import EngineSettings, cores
-from detect.score.scales import looked
+from detect.runtime.base import EngineSettings
+from detect.score.scales import look
 from detect.score.settings import ScoreSettings
 from detect.score.store import Store, rle_of
 from detect.taxonomy import UNIDENTIFIED, taxonomy
@@ -236,7 +236,10 @@ class _Bundle:
     def of(self, entries: Sequence[Entry]) -> Iterator[Found | None]:
         # As scoring looks at them: each slide at the scale that its red cells tell.
         fields = [Field(entry.field, entry.slide, entry.path) for entry in entries]
-        slides = looked(self._pipeline.detector, fields, ScoreSettings(), cores())
+        slides = {
+            slide: look(self._pipeline.detector, [f for f in fields if f.slide == slide], ScoreSettings())
+            for slide in dict.fromkeys(f.slide for f in fields)
+        }
         for start in range(0, len(entries), _BATCH):
             some = entries[start : start + _BATCH]
             pixels = [_read(entry.path) for entry in some]

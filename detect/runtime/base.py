@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,14 +41,21 @@ class EngineSettings:
         name: "auto", a key of `ENGINES`, or `FRAMEWORK`.
         precision: of the arithmetic. Always set and recorded: OpenVINO would choose bf16 by itself on some
             processors. fp16 is for GPUs. int8 runs a graph of its own, see `Bundle.graph_in`.
-        workers: threads that call `run` at once; each call then computes on one core.
+        workers: threads that call `run` at once.
         device: "cpu", or "cuda:0" with `FRAMEWORK`.
+        threads: processor cores that these calls share; 0 takes all that this process may use.
     """
 
     name: str = "auto"
     precision: Precision = "fp32"
     workers: int = 1
     device: str = "cpu"
+    threads: int = 0
+
+    @property
+    def cores(self) -> int:
+        """Processor cores that the calls share, as a number."""
+        return self.threads or cores()
 
     def resolved(self) -> EngineSettings:
         """With `auto` replaced by the engine that will run."""
@@ -75,7 +82,7 @@ class EngineSettings:
         name = installed()[0]
         if self.precision == "bf16" and name == "onnxruntime":
             raise ConfigError("bf16 needs the engine openvino", remedy="use fp32, or install openvino")
-        return EngineSettings(name, self.precision, self.workers, self.device)
+        return replace(self, name=name)
 
 
 def open_graph(path: Path, settings: EngineSettings) -> Engine:

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from detect.errors import BundleError, ConfigError
-from detect.runtime.base import EngineSettings, cores
+from detect.runtime.base import EngineSettings
 
 
 class OnnxRuntime:
@@ -22,7 +22,7 @@ class OnnxRuntime:
                 f"onnxruntime runs fp32 and int8 only, not {settings.precision}", remedy="use the engine openvino"
             )
         options = ort.SessionOptions()
-        options.intra_op_num_threads = max(1, cores() // settings.workers)
+        options.intra_op_num_threads = max(1, settings.cores // settings.workers)
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:

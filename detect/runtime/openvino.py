@@ -11,7 +11,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from detect.errors import BundleError
-from detect.runtime.base import EngineSettings, cores
+from detect.runtime.base import EngineSettings
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what the graph leaves open: int8 is written into it
 
@@ -30,7 +30,7 @@ class OpenVino:
         config = {
             "INFERENCE_PRECISION_HINT": _TYPES[settings.precision],
             "NUM_STREAMS": str(settings.workers),
-            "INFERENCE_NUM_THREADS": str(max(cores(), settings.workers)),
+            "INFERENCE_NUM_THREADS": str(max(settings.cores, settings.workers)),
             "ENABLE_CPU_PINNING": "NO",
         }
         try:

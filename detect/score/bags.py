@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from detect.bundles.card import TrainedOn
 from detect.classify.bags import Slides, SlideSettings
-from detect.config import load_yaml
 from detect.errors import DataError
-from detect.score.store import Store
+from detect.score.store import Store, finished
 from detect.taxonomy import taxonomy
 
 _COLUMNS = ("slide", "field", "cell", "label", "type", "type_score", "probabilities")
@@ -124,10 +123,7 @@ def _truth(path: Path) -> dict[tuple[str, str], str]:
 
 
 def _record(run: Path) -> dict[str, Any]:
-    path = run / "run.yaml"
-    if not path.is_file():
-        raise DataError("not a finished scoring run: no run.yaml", where=str(run), remedy="score it first")
-    record = load_yaml(path)
+    record = finished(run)
     if not record.get("asked"):
         raise DataError("its pipeline asked nothing of the cells", where=str(run), remedy="score with classifiers")
     return record

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as made
 from pathlib import Path
 from statistics import median
 
@@ -12,7 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from detect.evaluate.intervals import Interval, wilson
+from detect.images.quality import BLURRED
+from detect.images.quality import FLAGS as PICTURE
 from detect.pipeline.route import UNFAMILIAR
+from detect.score import manifest
+from detect.score.manifest import Manifest
 from detect.score.store import UNSURE_SCALE, Store, write_bytes, write_table
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 
@@ -33,6 +38,8 @@ class Slide:
     """One slide.
 
     Attributes:
+        flagged: fields of each flag of their pictures, see `images.quality`.
+        fields_skipped: left out on purpose: the same picture twice, or enough cells counted before.
         white: nucleated white cells counted, smudge cells left out.
         differential: its types, "unidentified" last. beside: red cells, platelets and whatever else was found.
         unidentified: of those, the ones that could not be named. unfamiliar: those unlike what the models learnt from.
@@ -52,6 +59,8 @@ class Slide:
     scale_unsure: bool = False
     unidentified: int = 0
     unfamiliar: int = 0
+    fields_skipped: int = 0
+    flagged: Mapping[str, int] = made(default_factory=dict)
 
     @property
     def few(self) -> bool:
@@ -95,11 +104,13 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
     status: dict[str, Counter[str]] = {}
     scales: dict[str, list[float]] = {}
     unsure: set[str] = set()
+    seen: dict[str, Counter[str]] = {}
     told = (fields.column(c).to_pylist() for c in ("slide", "status", "scale", "flags"))
     for slide, state, scale, flags in zip(*told, strict=True):
         status.setdefault(slide, Counter())[state] += 1
         if UNSURE_SCALE in flags:
             unsure.add(slide)
+        seen.setdefault(slide, Counter()).update(f for f in flags if f in PICTURE)
         if scale is not None:
             scales.setdefault(slide, []).append(scale)
     out = []
@@ -118,7 +129,7 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
             Slide(
                 name,
                 status[name]["ok"],
-                status[name]["failed"] + status[name]["skipped"],
+                status[name]["failed"],
                 white,
                 tuple(lines),
                 tuple(aside),
@@ -127,6 +138,8 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
                 name in unsure,
                 counted[UNIDENTIFIED],
                 strange[name],
+                status[name]["skipped"],
+                dict(sorted(seen[name].items())),
             )
         )
     return out
@@ -137,9 +150,12 @@ def _spread(values: Sequence[float]) -> float:
     return float((high - low) / 2 / median(values))
 
 
-def write(slides: Iterable[Slide], out: Path, trained_on: str = "real") -> None:
-    """`slides.parquet` and `slides.csv`: one row per slide and kind of cell, each with what its models learnt from."""
+def write(slides: Iterable[Slide], out: Path, trained_on: str = "real", known: Manifest = manifest.NONE) -> None:
+    """`slides.parquet` and `slides.csv`: one row per slide and kind of cell, each with what its models learnt from and
+    with what the lab told of the slide."""
     rows = [_row(s, line) | {"trained_on": trained_on} for s in slides for line in (*s.differential, *s.beside)]
+    told = known.columns(str(row["slide"]) for row in rows)
+    rows = [row | {name: values[i] for name, values in told.items()} for i, row in enumerate(rows)]
     schema = pa.schema(
         [
             ("slide", pa.string()),
@@ -151,10 +167,13 @@ def write(slides: Iterable[Slide], out: Path, trained_on: str = "real") -> None:
             ("white_cells_counted", pa.int64()),
             ("fields_ok", pa.int64()),
             ("fields_failed", pa.int64()),
+            ("fields_skipped", pa.int64()),
+            ("fields_blurred", pa.int64()),
             ("red_cell_px", pa.float64()),
             ("scale_spread", pa.float64()),
             ("scale_unsure", pa.bool_()),
             ("trained_on", pa.string()),
+            *((name, pa.string()) for name in manifest.COLUMNS),
         ]
     )
     write_table(pa.Table.from_pylist(rows, schema=schema), out / "slides.parquet")
@@ -175,6 +194,8 @@ def _row(slide: Slide, line: Line) -> dict[str, object]:
         "white_cells_counted": slide.white,
         "fields_ok": slide.fields_ok,
         "fields_failed": slide.fields_failed,
+        "fields_skipped": slide.fields_skipped,
+        "fields_blurred": slide.flagged.get(BLURRED, 0),
         "red_cell_px": None if slide.scale is None else round(slide.scale, 1),
         "scale_spread": None if slide.scale_spread is None else round(slide.scale_spread, 3),
         "scale_unsure": slide.scale_unsure,

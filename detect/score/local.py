@@ -1,178 +1,314 @@
-"""The engine of one machine: fields decoded in threads, batches of equal shape worked on side by side.
+"""The engine of one machine: a process for each processor core, or for each GPU, and one that leads them.
 
-Each worker computes on one core, so while one is in Python another is in the graph. What goes into which batch
-depends only on the order of the fields and their sizes, and results are taken in that order: the same inputs give
-the same bytes, whatever the timing.
+Processes, not threads: on two cores they score more fields a second (`tools/bench_score.py`), since what is done in
+Python beside the model is done side by side too; and a picture that brings a decoder down takes one of them with it,
+not the run. Whoever dies is replaced; the fields of its part are then looked at one by one to find the one to blame.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
-
-from detect.errors import ImageError
-from detect.images import decode
-from detect.images.magnification import Scale
-from detect.images.quality import quality
-from detect.pipeline.run import Cells, Pipeline
+from detect import errors
+from detect.errors import SmearError
+from detect.runtime.base import ENGINES, FRAMEWORK
+from detect.score.engine import TRIES, Calls, Tasks, gave_up
 from detect.score.scales import Looked
-from detect.score.store import CAPPED, UNSURE_SCALE, FieldRecord
-from detect.types import CellRecord, Field, Image
+from detect.score.settings import ScoreSettings
+from detect.score.work import Job, Measure, Part, Ready, Task, Worker
 
-_HELD_PIXELS = 24_000_000  # most pixels that wait for a batch: huge fields make small batches, so memory stays flat
-_WHOLE_RED_CELLS = 5  # fewer say nothing of a field's scale
-
-Row = tuple[FieldRecord, tuple[CellRecord, ...]]
+_DIED = "ended the process that read it"
+_LOOK = 1.0  # seconds between looks at workers that say nothing
+_OPENING = 300.0  # seconds that a worker may take to open the pipeline, on a machine that is busy
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 @dataclass
-class _Bucket:
-    """Fields of one shape in the detector that wait for their batch."""
+class _Hand:
+    """One worker process."""
 
-    slots: list[int]
-    pixels: list[Image]
-    area: int = 0
-
-
-def score_fields(
-    pipeline: Pipeline,
-    fields: Sequence[Field],
-    scales: Mapping[str, Looked],
-    *,
-    batch: int,
-    workers: int,
-    progress: Callable[[int], None] | None = None,
-) -> list[Row]:
-    """Score fields; every one of them comes back, in order, as a row.
-
-    Args:
-        scales: how each slide is looked at.
-        workers: batches at once; the pipeline's engine was opened for as many.
-        progress: called with the number of fields done since the last call.
-    """
-    rows: list[Row | None] = [None] * len(fields)
-    with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as readers:
-        running: deque[tuple[list[int], Future[list[Row]]]] = deque()
-
-        def settle(keep: int) -> None:
-            while len(running) > keep:
-                slots, future = running.popleft()
-                for slot, row in zip(slots, future.result(), strict=True):
-                    rows[slot] = row
-                if progress is not None:
-                    progress(len(slots))
-
-        for slots, pixels in _batches(pipeline, fields, scales, batch, readers, rows, progress):
-            names = [fields[i] for i in slots]
-            running.append((slots, pool.submit(_work, pipeline, names, pixels, scales)))
-            settle(workers + 1)
-        settle(0)
-    return [row for row in rows if row is not None]
+    process: BaseProcess
+    line: Connection
+    slot: int
+    task: Task | None = None
+    heard: float = 0.0  # when it last said something
+    done: int = 0  # fields of its task
+    probing: bool = False  # it looks at the fields of its part one by one
+    field: int = -1  # the one that it looks at
+    opened: bool = False  # it has opened the pipeline
+    broke: str = ""  # the error that ended it, if it could tell
 
 
-def _batches(
-    pipeline: Pipeline,
-    fields: Sequence[Field],
-    scales: Mapping[str, Looked],
-    size: int,
-    readers: ThreadPoolExecutor,
-    rows: list[Row | None],
-    progress: Callable[[int], None] | None,
-) -> Iterator[tuple[list[int], list[Image]]]:
-    """Batches of one shape in the detector; a field that cannot be read becomes its row at once."""
-    buckets: dict[tuple[int, int], _Bucket] = {}
-    for slot, result in enumerate(_decoded(fields, readers, ahead=2 * size)):
-        if isinstance(result, ImageError):
-            field = fields[slot]
-            rows[slot] = (FieldRecord(field.slide, field.id, "failed", result.problem), ())
-            if progress is not None:
-                progress(1)
-            continue
-        height, width = result.shape[:2]
-        key = pipeline.detector.shape(width, height, scales[fields[slot].slide].scale)
-        bucket = buckets.setdefault(key, _Bucket([], []))
-        bucket.slots.append(slot)
-        bucket.pixels.append(result)
-        bucket.area += result.shape[0] * result.shape[1]
-        if len(bucket.slots) >= size:
-            yield bucket.slots, bucket.pixels
-            del buckets[key]
-        while sum(b.area for b in buckets.values()) >= _HELD_PIXELS:
-            fullest = max(buckets, key=lambda k: buckets[k].area)
-            yield buckets[fullest].slots, buckets[fullest].pixels
-            del buckets[fullest]
-    for bucket in buckets.values():
-        yield bucket.slots, bucket.pixels
+class LocalCrew:
+    """See `engine.Crew`."""
 
+    def __init__(self, job: Job, workers: int, settings: ScoreSettings) -> None:
+        self._job, self._workers = job, workers
+        self._time, self._memory = settings.time_limit, settings.memory_limit
+        self._context: Any = multiprocessing.get_context("spawn")
+        if "forkserver" in multiprocessing.get_all_start_methods() and sys.platform == "linux":
+            self._context = multiprocessing.get_context("forkserver")
+            engine = ENGINES.get(job.engine.name)  # a worker is then there at once
+            self._context.set_forkserver_preload(["detect.score.work", *([engine] if engine else [])])
+        self._hands: list[_Hand] = []
+        self._tries: Counter[int | str] = Counter()
+        self._suspects: dict[int | str, dict[str, str]] = {}
+        self._doubts: Counter[tuple[int, str]] = Counter()
+        try:
+            self._hands = [self._hire(0)]
+            self.ready: Ready = self._first_word(self._hands[0])
+        except BaseException:
+            self.close()
+            raise
 
-def _decoded(fields: Sequence[Field], readers: ThreadPoolExecutor, ahead: int) -> Iterator[Image | ImageError]:
-    """Decoded fields in order, read ahead by a number that grows while they are small."""
-    waiting: deque[Future[Image | ImageError]] = deque()
-    position = 0
-    allowed = 1
-    while position < len(fields) or waiting:
-        while position < len(fields) and len(waiting) < allowed:
-            waiting.append(readers.submit(_read, fields[position]))
-            position += 1
-        result = waiting.popleft().result()
-        if not isinstance(result, ImageError):
-            fitting = _HELD_PIXELS // max(1, result.shape[0] * result.shape[1])
-            allowed = max(1, min(ahead, fitting, 2 * allowed))
-        yield result
+    def work(self, tasks: Tasks, call: Calls) -> None:
+        """See `engine.Crew.work`."""
+        while True:
+            if not call.stop():
+                self._hand_out(tasks)
+            busy = [hand for hand in self._hands if hand.task is not None]
+            if not busy:
+                return
+            lines: dict[Any, _Hand] = {hand.line: hand for hand in self._hands}
+            for ready in wait(list(lines), timeout=_LOOK):
+                self._hear(lines[ready], tasks, call)
+            for hand in [h for h in self._hands if h.task is not None]:
+                self._watch(hand, tasks, call)
 
+    def close(self) -> None:
+        """Send the workers home; those that do not go are ended."""
+        for hand in self._hands:
+            with contextlib.suppress(OSError):
+                hand.line.send(None)
+        for hand in self._hands:
+            hand.process.join(5 if hand.task is None else 0)
+            if hand.process.is_alive():
+                hand.process.kill()
+                hand.process.join()
+            hand.line.close()
+        self._hands = []
 
-def _read(field: Field) -> Image | ImageError:
-    try:
-        return decode.read(field.path)
-    except ImageError as error:
-        return error
-    except MemoryError:
-        return ImageError("too large for this machine's memory")
+    def _hand_out(self, tasks: Tasks) -> None:
+        """A task for everyone who has none; workers are hired as there is work for them."""
+        for slot in range(self._workers):
+            hand = next((h for h in self._hands if h.slot == slot), None)
+            if hand is not None and hand.task is not None:
+                continue
+            task = tasks.take()
+            if task is None:
+                return
+            if hand is None:
+                hand = self._hire(slot)
+                self._hands.append(hand)
+            self._give(hand, task)
 
+    def _give(self, hand: _Hand, task: Task) -> None:
+        hand.task, hand.heard, hand.done = task, time.monotonic(), 0
+        with contextlib.suppress(OSError):  # it is dead, and will be missed
+            hand.line.send(("do", task))
 
-def _work(pipeline: Pipeline, fields: Sequence[Field], pixels: list[Image], slides: Mapping[str, Looked]) -> list[Row]:
-    cv2.setNumThreads(1)
-    scales = [slides[f.slide].of(pipeline.detector, p) for f, p in zip(fields, pixels, strict=True)]
-    failed = [slides[f.slide].failed for f in fields]
-    results = pipeline.run(pixels, [(f.slide, f.id) for f in fields], scales)
-    return [
-        (
-            _field_record(field, picture, cells, scale, unsure=bad or (scale is not None and not scale.sure)),
-            cells.records,
+    def _hire(self, slot: int) -> _Hand:
+        ours, theirs = self._context.Pipe()
+        job = replace(self._job, engine=_place(self._job, slot))
+        process = self._context.Process(
+            target=_serve, args=(theirs, job, dict(os.environ), str(Path.cwd())), daemon=True
         )
-        for field, picture, cells, scale, bad in zip(fields, pixels, results, scales, failed, strict=True)
-    ]
+        process.start()
+        theirs.close()
+        return _Hand(process, ours, slot, heard=time.monotonic())
+
+    def _first_word(self, hand: _Hand) -> Ready:
+        try:
+            what, told = hand.line.recv()
+        except EOFError:
+            hand.process.join()
+            raise gave_up_opening(hand.process.exitcode) from None
+        if what == "error":
+            raise _error(told)
+        if what != "ready":
+            raise SmearError(f"a worker could not open the pipeline: it {told}", remedy="see smear doctor")
+        hand.opened = True
+        ready: Ready = told
+        return ready
+
+    def _hear(self, hand: _Hand, tasks: Tasks, call: Calls) -> None:
+        """Everything that a worker has to say."""
+        try:
+            while hand.line.poll():
+                what, told = hand.line.recv()
+                hand.heard = time.monotonic()
+                if what == "ready":
+                    hand.opened = True
+                elif what == "alive" and not hand.probing:
+                    hand.done += told
+                    call.progress(told)
+                elif what == "looking":
+                    hand.field = told
+                elif what == "broke":
+                    hand.broke = told
+                elif what == "error":
+                    raise _error(told)
+                elif what == "probed":
+                    self._probed(hand, tasks)
+                elif what == "done" and hand.task is not None:
+                    task, hand.task = hand.task, None
+                    call.settled(task, told)
+                    tasks.settle(task, told)
+        except (EOFError, ConnectionResetError):
+            hand.process.join()
+            self._lost(hand, hand.broke or _how(hand.process.exitcode), tasks, call)
+
+    def _watch(self, hand: _Hand, tasks: Tasks, call: Calls) -> None:
+        """End a worker that takes too long or too much; whatever it was, the field is found as after a crash."""
+        why = ""
+        limit = self._time if hand.opened else max(self._time, _OPENING)
+        if time.monotonic() - hand.heard > limit:
+            why = f"took longer than {self._time:g} s"
+        elif self._memory is not None and _resident(hand.process.pid) > self._memory:
+            why = f"took more than {self._memory} MiB"
+        if why:
+            hand.process.kill()
+            hand.process.join()
+            self._lost(hand, why, tasks, call)
+
+    def _lost(self, hand: _Hand, why: str, tasks: Tasks, call: Calls) -> None:
+        """A worker is gone: another one takes its place, and finds out which field it was."""
+        task = hand.task
+        hand.line.close()
+        self._hands.remove(hand)
+        if task is None:
+            return
+        call.progress(-hand.done)
+        if call.stop():  # whoever stops the run may have ended its workers too
+            return
+        if isinstance(task, Measure):
+            self._again(task, why, tasks, call)
+            return
+        beginning = hand.field + 1
+        if hand.field >= 0:
+            name = task.rows[hand.field].field.id
+            self._doubts[task.key, name] += 1
+            if self._doubts[task.key, name] == 1 and _DIED in why:  # something else may have ended it: once more
+                beginning = hand.field
+            else:
+                self._suspects.setdefault(task.key, {})[name] = why
+                call.killed(task, name, why)
+        else:
+            self._tries[task.key] += 1
+            if self._tries[task.key] >= TRIES:
+                raise gave_up(task, why)
+        fresh = self._hire(hand.slot)
+        self._hands.append(fresh)
+        fresh.task, fresh.heard, fresh.probing = task, time.monotonic(), True
+        with contextlib.suppress(OSError):
+            fresh.line.send(("probe", (task, beginning)))
+
+    def _probed(self, hand: _Hand, tasks: Tasks) -> None:
+        """Every field was looked at alone: the part is begun anew, without those that end a worker."""
+        task, hand.task, hand.probing, hand.field = hand.task, None, False, -1
+        assert isinstance(task, Part)
+        tasks.again(task, replace(task, killed={**task.killed, **self._suspects.pop(task.key, {})}))
+
+    def _again(self, task: Measure, why: str, tasks: Tasks, call: Calls) -> None:
+        """A slide whose measuring ends workers is looked at unmeasured."""
+        self._tries[task.key] += 1
+        if self._tries[task.key] < TRIES:
+            tasks.again(task, task)
+            return
+        unknown = Looked(failed=True)
+        call.settled(task, unknown)
+        tasks.settle(task, unknown)
 
 
-def _field_record(field: Field, pixels: Image, cells: Cells, scale: Scale | None, *, unsure: bool) -> FieldRecord:
-    counts: dict[str, int] = {}
-    for record in cells.records:
-        counts[record.label] = counts.get(record.label, 0) + 1
-    height, width = pixels.shape[:2]
-    return FieldRecord(
-        field.slide,
-        field.id,
-        "ok",
-        width=width,
-        height=height,
-        quality=quality(pixels),
-        scale=_red_cell_diameter(cells.records),
-        counts=dict(sorted(counts.items())),
-        scale_used=None if scale is None else round(scale.diameter_px, 2),
-        flags=(*((CAPPED,) if cells.capped else ()), *((UNSURE_SCALE,) if unsure and cells.records else ())),
-    )
+def open_crew(job: Job, workers: int, settings: ScoreSettings) -> LocalCrew:
+    """Workers on this machine, the first of which has opened the pipeline."""
+    return LocalCrew(job, workers, settings)
 
 
-def _red_cell_diameter(cells: Sequence[CellRecord]) -> float | None:
-    """Median of the geometric mean side of red cells that the border did not cut, pixels."""
-    sides = [
-        float(np.sqrt((c.box[2] - c.box[0]) * (c.box[3] - c.box[1])))
-        for c in cells
-        if c.label == "RBC" and "border" not in c.flags
-    ]
-    return round(float(np.median(sides)), 2) if len(sides) >= _WHOLE_RED_CELLS else None
+def _place(job: Job, slot: int) -> Any:
+    """The engine of one worker: of several GPUs each has its own."""
+    devices = job.engine.device.split(",")
+    if job.engine.name != FRAMEWORK or len(devices) == 1:
+        return job.engine
+    kind = devices[0].partition(":")[0]
+    own = devices[slot % len(devices)]
+    return replace(job.engine, device=own if ":" in own else f"{kind}:{own}")
+
+
+def _serve(line: Connection, job: Job, environment: dict[str, str], folder: str) -> None:
+    """What a worker process does until it is sent home, or the one that leads has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that leads says when to stop
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # also where the whole group is told to
+    os.environ.clear()
+    os.environ.update(environment)
+    os.environ["OMP_NUM_THREADS"] = str(job.engine.cores)  # read by frameworks that are not loaded yet
+    os.chdir(folder)
+    lock = threading.Lock()
+
+    def say(what: str, told: Any) -> None:
+        with lock, contextlib.suppress(OSError):  # the leader may have gone: the part in hand is finished all the same
+            line.send((what, told))
+
+    try:
+        worker = Worker(job, lambda done: say("alive", done))
+        say("ready", worker.ready)
+        while (asked := line.recv()) is not None:
+            what, told = asked
+            if what == "do":
+                say("done", worker.do(told))
+                continue
+            part, beginning = told
+            for i in range(beginning, len(part.rows)):
+                planned = part.rows[i]
+                if not planned.reason and planned.field.id not in part.killed:
+                    say("looking", i)
+                    worker.alone(planned, part.looked[planned.field.slide])
+            say("probed", None)
+    except EOFError:
+        return
+    except SmearError as error:
+        say("error", (type(error).__name__, error.problem, error.where, error.remedy))
+    except Exception as error:  # told, so that the field to blame has a reason; the process ends
+        say("broke", f"broke the program: {type(error).__name__}: {error}")
+        raise
+
+
+def _error(told: tuple[str, str, str | None, str | None]) -> SmearError:
+    kind, problem, where, remedy = told
+    made = getattr(errors, kind, SmearError)
+    if not issubclass(made, SmearError) or made is errors.MissingExtraError:
+        made = SmearError
+    return made(problem, where=where, remedy=remedy)
+
+
+def _how(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            return f"{_DIED}: {signal.Signals(-code).name}"
+    return f"{_DIED}: exit code {code}"
+
+
+def gave_up_opening(code: int | None) -> SmearError:
+    """What is said where a worker ends before it has opened the pipeline."""
+    return SmearError(f"a worker could not open the pipeline: {_how(code)}", remedy="see smear doctor")
+
+
+def _resident(pid: int | None) -> float:
+    """Memory that a process holds, MiB; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 2**20
+    except (OSError, ValueError, IndexError):
+        return 0.0

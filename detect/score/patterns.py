@@ -22,8 +22,10 @@ from detect.evaluate import conformal
 from detect.evaluate.intervals import Interval, wilson
 from detect.pipeline.run import Opened, graph_engine
 from detect.runtime.base import Engine, EngineSettings, open_graph
+from detect.score import manifest
 from detect.score.bags import Bag, bags
 from detect.score.differential import Slide
+from detect.score.manifest import Manifest
 from detect.score.store import Store, write_bytes, write_table
 
 LEAST = 100  # white cells, and lymphoblasts named L1, L2 or L3 (GUIDE.md, section 4)
@@ -189,13 +191,14 @@ _SCHEMA = pa.schema(
         ("by", pa.string()),
         ("trained_on", pa.string()),
         ("cells", pa.list_(pa.string())),
+        *((name, pa.string()) for name in manifest.COLUMNS),
     ]
 )
 
 
-def write(called: Iterable[Called], out: Path) -> None:
+def write(called: Iterable[Called], out: Path, known: Manifest = manifest.NONE) -> None:
     """`patterns.parquet` and `patterns.csv`: one row a slide and question; cells as field#cell, in a CSV with '; '."""
-    rows = [_row(c) for c in called]
+    rows = [{**_row(c), **{name: getattr(known.of(c.slide), name) for name in manifest.COLUMNS}} for c in called]
     write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), out / "patterns.parquet")
     text = io.StringIO()
     table = csv.DictWriter(text, _SCHEMA.names, lineterminator="\n")

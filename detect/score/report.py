@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens from disk with no network, pictures inside it.
+"""The report: HTML that opens from disk with no network, pictures inside it: one file, or one a slide if they are many.
 
 It is made from the store and the fields' own files, so it can be made again.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from dataclasses import field as made
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,16 +22,17 @@ import pyarrow.compute as pc
 from detect.bundles.card import Card
 from detect.classify.crops import crop
 from detect.classify.morphology import fab_words
-from detect.errors import ImageError
-from detect.images import decode
+from detect.errors import ImageError, MissingExtraError
+from detect.images import decode, wholeslide
 from detect.images.folder import Folder
 from detect.pipeline.route import UNFAMILIAR
+from detect.runtime.base import cores
 from detect.score.differential import FEW, Slide, white_type
 from detect.score.patterns import Called
 from detect.score.settings import ScoreSettings
 from detect.score.store import CAPPED, Store, write_bytes
 from detect.taxonomy import UNIDENTIFIED, taxonomy
-from detect.types import Image
+from detect.types import Field, Image
 
 _CROP, _MARGIN, _OVERLAY = (
     104,
@@ -37,7 +40,8 @@ _CROP, _MARGIN, _OVERLAY = (
     900,
 )  # pixels of a crop, context around it, pixels of an overlay's longer side
 _QUALITY = 82
-_ALL_CROPS, _ALL_OVERLAYS = 960, 120  # crops of one type, and overlays, over all slides: about 30 MB of page
+_ONE_PAGE = 8  # slides that share the first page; of more, each has its own
+_LISTED = 1000  # fields that were not read, on the first page
 # Outlines by label, RGB: readable on pink and on violet, and apart for colour-blind eyes.
 _LINES = {"WBC": (0, 60, 200), "RBC": (150, 150, 150), "Platelet": (230, 110, 0)}
 _FOUND = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score")
@@ -91,47 +95,124 @@ def write(
     settings: ScoreSettings,
     about: Mapping[str, Any],
 ) -> None:
-    """Write `report/index.html`. With many slides each gets fewer pictures, so that the page still opens."""
-    gallery = min(settings.gallery, _ALL_CROPS // max(1, len(slides)))
-    overlays = min(settings.overlays, _ALL_OVERLAYS // max(1, len(slides)))
-    fields = store.fields().to_pylist()
-    drawn = _busiest(fields, overlays)
-    white, whole = _cells(store, {field for names in drawn.values() for field in names})
-    paths = {f.id: f.path for f in found.fields}
-    views = []
-    for slide in slides:
-        pictures = _Pictures(paths)
-        views.append(
-            {
-                "slide": slide,
-                "gallery": _gallery(slide, white.get(slide.name, []), pictures, gallery),
-                "overlays": _overlays(drawn.get(slide.name, []), whole, pictures),
-                "called": [
-                    _answer(c, white.get(slide.name, []), pictures, gallery) for c in called if c.slide == slide.name
-                ],
-                "few": slide.few,
+    """Write `report/index.html`; with many slides also a page for each, in `report/slides`.
+
+    Slides are taken one after another, so memory does not grow with their number.
+    """
+    home = store.out / "report"
+    paged = len(slides) > _ONE_PAGE
+    told = _look_through(store, settings.overlays)
+    parts = store.parts_of_slides()
+    places = {f.id: f for f in found.fields}
+    mine: dict[str, list[Called]] = {}
+    for one in called:
+        mine.setdefault(one.slide, []).append(one)
+
+    def view(slide: Slide) -> dict[str, Any]:
+        drawn = sorted(field for _, field in told.busiest.get(slide.name, []))
+        white, whole = _cells(store, parts.get(slide.name, ()), slide.name, frozenset(drawn), told.origins)
+        pictures = _Pictures(places)
+        return {
+            "slide": slide,
+            "gallery": _gallery(slide, white, pictures, settings.gallery),
+            "overlays": _overlays(drawn, whole, pictures),
+            "called": [_answer(c, white, pictures, settings.gallery) for c in mine.get(slide.name, [])],
+            "few": slide.few,
+        }
+
+    common = {
+        "about": about,
+        "calibrated": any(c.classifier is not None and c.classifier.calibration is not None for c in cards),
+        "few": FEW,
+        "unidentified": UNIDENTIFIED,
+        "legend": {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in _LINES.items()},
+    }
+    pages = [f"slides/{number:05d}.html" for number in range(len(slides))] if paged else []
+    _clear(home / "slides")
+    if paged:
+        template = _environment().get_template("page.html.j2")
+
+        def page(number: int) -> None:
+            cv2.setNumThreads(1)
+            around = {
+                "before": Path(pages[number - 1]).name if number else "",
+                "after": Path(pages[number + 1]).name if number + 1 < len(pages) else "",
             }
-        )
-    page = (
+            failed = told.failed.get(slides[number].name, [])
+            text = template.render(view=view(slides[number]), number=1, failed=failed, **around, **common)
+            write_bytes(text.encode(), home / pages[number])
+
+        (home / "slides").mkdir()
+        with ThreadPoolExecutor(cores()) as pool:
+            list(pool.map(page, range(len(slides))))
+    text = (
         _environment()
         .get_template("report.html.j2")
         .render(
-            about=about,
-            slides=views,
-            failed=[f for f in fields if f["status"] != "ok"],
-            capped=[f for f in fields if f["status"] == "ok" and CAPPED in f["flags"]],
-            fields_ok=sum(f["status"] == "ok" for f in fields),
+            slides=slides,
+            views=[] if paged else [view(slide) for slide in slides],
+            paged=paged,
+            pages=pages,
+            failed=[f for slide in sorted(told.failed) for f in told.failed[slide]],
+            skipped=told.skipped,
+            capped=told.capped,
+            fields_ok=told.ok,
             white=sum(s.white for s in slides),
             cards=cards,
             names=_names(slides),
-            calibrated=any(c.classifier is not None and c.classifier.calibration is not None for c in cards),
-            few=FEW,
-            thinned=gallery < settings.gallery or overlays < settings.overlays,
-            unidentified=UNIDENTIFIED,
-            legend={name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in _LINES.items()},
+            most=_LISTED,
+            **common,
         )
     )
-    write_bytes(page.encode(), store.out / "report" / "index.html")
+    write_bytes(text.encode(), home / "index.html")
+
+
+@dataclass
+class _Told:
+    """What the rows of fields come to.
+
+    Attributes:
+        busiest: per slide its fields with most white cells, as (count, field). origins: where regions begin.
+        failed, skipped, capped: rows of such fields; failed by slide. ok: fields that were read.
+    """
+
+    busiest: dict[str, list[tuple[int, str]]]
+    origins: dict[str, tuple[int, int]]
+    failed: dict[str, list[dict[str, Any]]]
+    skipped: list[dict[str, Any]]
+    capped: list[dict[str, Any]]
+    ok: int = 0
+
+
+def _look_through(store: Store, overlays: int) -> _Told:
+    """One pass over the rows of fields; of each slide at most `overlays` fields are kept."""
+    told = _Told({}, {}, {}, [], [])
+    for table in store.field_parts(("slide", "field", "status", "reason", "counts", "flags", "x", "y")):
+        for f in table.to_pylist():
+            if f["status"] == "failed":
+                told.failed.setdefault(f["slide"], []).append(f)
+            elif f["status"] == "skipped":
+                told.skipped.append(f)
+            else:
+                told.ok += 1
+                if CAPPED in f["flags"]:
+                    told.capped.append(f)
+                if f["x"] or f["y"]:
+                    told.origins[f["field"]] = (f["x"], f["y"])
+                white = sum(n for label, n in f["counts"] if taxonomy().is_a(label, "WBC"))
+                best = told.busiest.setdefault(f["slide"], [])
+                best.append((-white, f["field"]))
+                best.sort()
+                del best[overlays:]
+    return told
+
+
+def _clear(folder: Path) -> None:
+    """Take away the pages that an earlier call left."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
 
 
 def _names(slides: Sequence[Slide]) -> list[str]:
@@ -152,27 +233,25 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _busiest(fields: Sequence[Mapping[str, Any]], most: int) -> dict[str, list[str]]:
-    """Per slide the fields with most white cells, in the order of their ids."""
-    ranked: dict[str, list[tuple[int, str]]] = {}
-    for f in fields:
-        if f["status"] == "ok":
-            counts = dict(f["counts"])
-            white = sum(n for label, n in counts.items() if taxonomy().is_a(label, "WBC"))
-            ranked.setdefault(f["slide"], []).append((-white, f["field"]))
-    return {slide: sorted(field for _, field in sorted(rows)[:most]) for slide, rows in ranked.items()}
+def _cells(
+    store: Store, parts: Sequence[int], slide: str, drawn: frozenset[str], origins: Mapping[str, tuple[int, int]]
+) -> tuple[list[_Cell], dict[str, list[_Cell]]]:
+    """White cells of a slide, and every cell of its drawn fields by field.
 
-
-def _cells(store: Store, drawn: set[str]) -> tuple[dict[str, list[_Cell]], dict[str, list[_Cell]]]:
-    """White cells by slide, and every cell of the drawn fields by field; the rest is never held."""
-    white: dict[str, list[_Cell]] = {}
+    Args:
+        parts: that hold its cells. origins: where the pictures of regions begin in their slides; boxes come out in
+            pixels of the picture.
+    """
+    white: list[_Cell] = []
     whole: dict[str, list[_Cell]] = {}
-    for table in store.cells(_COLUMNS):
+    for number in parts:
+        table = store.part(number, _COLUMNS)
+        table = table.filter(pc.equal(table.column("slide"), slide))
         named = pc.is_in(table.column("label"), value_set=pa.array(_white_labels(table)))
         wanted = pc.or_(named, pc.is_in(table.column("field"), value_set=pa.array(sorted(drawn), pa.string())))
-        for slide, cell in _rows(table.filter(wanted)):
+        for cell in _rows(table.filter(wanted), origins):
             if taxonomy().is_a(cell.label, "WBC"):
-                white.setdefault(slide, []).append(cell)
+                white.append(cell)
             if cell.field in drawn:
                 whole.setdefault(cell.field, []).append(cell)
     return white, whole
@@ -183,28 +262,30 @@ def _white_labels(table: pa.Table) -> list[str]:
     return [label for label in labels if taxonomy().is_a(label, "WBC")] or [""]
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[str, _Cell]]:
+def _rows(table: pa.Table, origins: Mapping[str, tuple[int, int]]) -> Iterator[_Cell]:
     for row in zip(*(table.column(c).to_pylist() for c in _COLUMNS), strict=True):
-        slide, field, number, x0, y0, x1, y1, label, score, kind, sure, chances, candidates, flags, form = row
+        _, field, number, x0, y0, x1, y1, label, score, kind, sure, chances, candidates, flags, form = row
         best = max(chances, key=lambda pair: pair[1])[0] if chances else ""
-        place, named = (x0, y0, x1, y1), white_type(label, kind)
+        left, top = origins.get(field, (0, 0))
+        place, named = (x0 - left, y0 - top, x1 - left, y1 - top), white_type(label, kind)
         told = tuple(candidates), tuple(flags), dict(form)
-        yield slide, _Cell(field, number, place, label, score, named, sure, best, *told)
+        yield _Cell(field, number, place, label, score, named, sure, best, *told)
 
 
 class _Pictures:
     """Fields of one slide, decoded once each while they are needed."""
 
-    def __init__(self, paths: Mapping[str, Any]) -> None:
-        self._paths = paths
+    def __init__(self, fields: Mapping[str, Field]) -> None:
+        self._fields = fields
         self._last: tuple[str, Image | None] = ("", None)
 
     def get(self, field: str) -> Image | None:
-        """The pixels; None where the file has gone or changed since it was scored."""
+        """The pixels; None where the file has gone since it was scored."""
         if self._last[0] != field:
             try:
-                self._last = (field, decode.read(self._paths[field]))
-            except (ImageError, KeyError):
+                own = self._fields[field]
+                self._last = (field, decode.read(own.path) if own.region is None else wholeslide.read_field(own))
+            except (ImageError, MissingExtraError, KeyError):
                 self._last = (field, None)
         return self._last[1]
 

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from detect import __version__
-from detect.errors import ConfigError, DataError
+from detect.errors import ConfigError, DataError, StoppedRunError, StoreError
 from detect.images.folder import Folder, scan
-from detect.pipeline.route import names_of
-from detect.pipeline.run import Opened, Pipeline, open_pipeline
-from detect.runtime.base import EngineSettings, cores
-from detect.score import differential, report
-from detect.score.local import Row, score_fields
+from detect.images.wholeslide import expand
+from detect.pipeline.run import open_pipeline
+from detect.runtime.base import FRAMEWORK, EngineSettings, cores
+from detect.score import differential, manifest, plan, record
+from detect.score.conclude import conclude
+from detect.score.engine import Tasks, open_crew
+from detect.score.journal import Event, Journal
+from detect.score.manifest import Manifest
 from detect.score.patterns import Called, Patterns
-from detect.score.patterns import write as write_patterns
-from detect.score.scales import Looked, check_scale, looked
+from detect.score.plan import Plan, Planned
+from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
-from detect.score.store import Store
+from detect.score.store import FINISHED, PLAN, RUN, FieldRecord, Store
+from detect.score.work import Done, Job, Measure, Part, Ready, Result, Task
 
 STATEMENT = "morphology, for research use, not a diagnosis"
-DRAWN = "smear.yaml"
-_TOLD = ("numpy", "opencv-python-headless", "pillow", "onnxruntime", "openvino", "pyarrow")
+_CALLS = 4  # batches at once on one GPU: while it works on one, others are made ready
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,7 @@ class Outcome:
 
     out: Path
     slides: tuple[differential.Slide, ...]
-    fields_ok: int
-    fields_failed: int
+    fields: Mapping[str, int]  # how many were found, and how many of each status
     seconds: float
     others: tuple[str, ...]
     called: tuple[Called, ...] = ()
@@ -45,9 +46,23 @@ class Outcome:
     not_asked: tuple[str, ...] = ()
 
     @property
+    def fields_ok(self) -> int:
+        """Fields that were read."""
+        return self.fields.get("ok", 0)
+
+    @property
+    def fields_failed(self) -> int:
+        """Fields that could not be."""
+        return self.fields.get("failed", 0)
+
+    @property
     def report(self) -> Path:
         """The page to open."""
         return self.out / "report" / "index.html"
+
+
+def _never() -> bool:
+    return False
 
 
 def score(
@@ -55,75 +70,313 @@ def score(
     out: Path,
     settings: ScoreSettings,
     *,
+    known: Manifest = manifest.NONE,
     overwrite: bool = False,
-    start: Callable[[int], None] | None = None,
+    resume: bool = False,
+    start: Callable[[int, int], None] | None = None,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[Mapping[str, Any]], None] | None = None,
+    stop: Callable[[], bool] = _never,
+    only: Collection[str] = (),
 ) -> Outcome:
     """Score every field of a folder of slides.
 
+    The work is done in processes of their own, so a script that calls this does so under `if __name__ == "__main__"`.
+
     Args:
-        out: run folder; refused where it is not empty, unless `overwrite`.
-        start: called once with the number of fields. progress: called with the fields done since the last call.
+        out: run folder; refused where it is not empty, unless `overwrite` or `resume`.
+        known: what the lab tells of the slides.
+        resume: go on with the run that was stopped there, or begin where there is none. Its own settings count; what
+            `settings` says otherwise is refused, but for what changes no result.
+        start: called once with the number of fields, and how many of them were done before. progress: called with the
+            fields done since the last call. watch: called with every line of the journal.
+        only: slides that the run is about; by default all.
+        stop: asked now and then; once it says so, parts in hand are finished, and StoppedRunError is raised.
+
+    Raises:
+        StoppedRunError: it was stopped, or could not go on; what is done is safe, go on with `resume`.
     """
-    started = time.monotonic()
-    found = _fields(folder, out)
-    opened = open_pipeline(settings.pipeline)
-    workers = settings.workers or cores()
-    engine = EngineSettings(settings.engine, settings.precision, workers, settings.device).resolved()
-    pipeline = Pipeline(opened, engine, min_score=settings.min_score, thresholds=settings.thresholds)
-    patterns = Patterns(opened, engine, fab=settings.pipeline.fab)
-    check_scale(pipeline.detector, settings)
-    store = Store.create(out, overwrite=overwrite)
-    scales = looked(pipeline.detector, found.fields, settings, workers)
-    if start is not None:
-        start(len(found.fields))
-    loaded = time.monotonic()
-    for number, first in enumerate(range(0, len(found.fields), settings.part)):
-        fields = found.fields[first : first + settings.part]
-        rows = score_fields(pipeline, fields, scales, batch=settings.batch, workers=workers, progress=progress)
-        _store(store, number, rows)
-    scored = time.monotonic()
-    types = list(dict.fromkeys(t for node in pipeline.asked for t in names_of(node.bundle)))
-    slides = tuple(differential.count(store, types))
-    differential.write(slides, out, opened.trained_on)
-    called = patterns.call(store, slides)
-    if called:
-        write_patterns(called, out)
-    states = store.fields().column("status").to_pylist()
-    about = _about(folder, found, settings, engine, opened) | {
-        "asked": [node.bundle.card.name for node in pipeline.asked],
-        "not_asked": list(pipeline.unreached),
-        "not_seen": differential.not_seen([*opened.detector.card.classes, *types]),
-    }
-    report.write(store, found, slides, called, [b.card for b in opened.bundles], settings, about)
-    ok = states.count("ok")
-    seconds = time.monotonic() - started
-    store.write_run(
-        about
-        | {
-            "fields": {"found": len(found.fields), "ok": ok, "failed": len(states) - ok},
-            "cells": sum(len(t) for t in store.cells(("cell",))),
-            "seconds": {
-                "loading": round(loaded - started, 2),
-                "scoring": round(scored - loaded, 2),
-                "report": round(time.monotonic() - scored, 2),
+    began = time.monotonic()
+    if resume and not (out / RUN).is_file():  # nothing, or a run that was killed before it had a plan
+        resume, overwrite = False, overwrite or Store(out).hardly_begun()
+    leader = _Leader(folder, out, settings, known, overwrite=overwrite, resume=resume, only=frozenset(only))
+    with closing(leader):
+        leader.stop, leader.tell, leader.watch = stop, progress or leader.tell, watch or leader.watch
+        leader.lead()
+        try:
+            leader.prepare()
+            if start is not None:
+                start(len(leader.plan.rows), leader.before)
+            leader.work()
+            return leader.finish(began)
+        except StoppedRunError:
+            raise
+        except (StoreError, DataError) as error:
+            # Not a fault of what was asked: the disk is full, or a share has gone.
+            leader.watch({"event": "stopped"})
+            raise StoppedRunError(error.problem, where=error.where, remedy=error.remedy) from error
+        except OSError as error:
+            leader.watch({"event": "stopped"})
+            remedy = "see to it, then go on with --resume: nothing is lost"
+            raise StoppedRunError(str(error.strerror), where=str(error.filename or out), remedy=remedy) from error
+
+
+class _Leader:
+    """One run, led from this process. The workers write the parts; everything else is written here."""
+
+    def __init__(
+        self,
+        folder: Path,
+        out: Path,
+        settings: ScoreSettings,
+        known: Manifest,
+        *,
+        overwrite: bool,
+        resume: bool,
+        only: frozenset[str],
+    ) -> None:
+        self.folder, self.out, self.resume = folder, out, resume
+        self.tell: Callable[[int], None] = lambda done: None
+        self.watch: Callable[[Mapping[str, Any]], None] = lambda line: None
+        self.stop: Callable[[], bool] = _never
+        self.before = 0  # fields of parts that an earlier call finished
+        self.store = Store(out)
+        self.begun: Mapping[str, Any] = self.store.run() if resume else {}
+        if resume:
+            record.check_input(folder, self.begun, out)
+            settings, known = record.same(settings, known, self.begun, out)
+        self.settings, self.known, self.overwrite = settings, known, overwrite
+        self.only = frozenset(self.begun.get("only", only))
+        self.found = _fields(folder, out, self.only)
+        self.opened = open_pipeline(settings.pipeline)
+        if resume:
+            record.check_bundles(self.opened, self.begun, out)
+        self.workers = _workers(settings)
+        self.engine = _engine(settings, self.workers, self.begun)
+        job = Job(self.found.root, out, settings, self.engine, known)
+        self.patterns = Patterns(self.opened, self.engine, fab=settings.pipeline.fab)
+        self.crew = open_crew(job, self.workers, settings)
+        self.ready: Ready = self.crew.ready
+        self.journal = Journal(out)
+        self.looked: dict[str, Looked] = {}
+        self.done: dict[int, Done] = {}
+        self.blamed: dict[int, dict[str, str]] = {}
+        self.plan = Plan(self.found.root, ())
+        self.opened_at = time.monotonic()
+
+    def close(self) -> None:
+        """Send the workers home."""
+        self.crew.close()
+        self.journal.release()
+
+    def lead(self) -> None:
+        """Take the lead of the run folder; StoreError where it is somebody else's."""
+        if self.out.exists() and not self.out.is_dir():
+            raise StoreError("is a file", where=str(self.out), remedy="name a folder")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot be written to: {error.strerror}", where=str(self.out)) from error
+        self.journal.claim()
+        if self.resume:
+            Store.again(self.out)
+        else:
+            Store.create(self.out, overwrite=self.overwrite)
+
+    def prepare(self) -> None:
+        """Have the plan on disk, or take it up where it was left."""
+        if not self.resume:
+            self.store.write_run({"state": "begun"} | self._about())
+        if self.resume and (self.out / PLAN).is_file():
+            self.plan = plan.read(self.out, self.found.root)
+            self._recall()
+            self.before = sum(len(rows) for number, rows in self.plan.parts if number in self.done)
+            states: Counter[str] = Counter()
+            for done in self.done.values():
+                states.update(done.fields)
+            sums = {key: sum(getattr(done, key) for done in self.done.values()) for key in ("cells", "white")}
+            self._note("resumed", planned=len(self.plan.rows), done=dict(states), **sums)
+            return
+        stopping = self.settings.stop_at is not None
+        self.found = expand(self.found)
+        self.plan = plan.make(self.found, batch=self.settings.batch, part=self.settings.part, stopping=stopping)
+        self.plan.write(self.out)
+        self._note("begun", planned=len(self.plan.rows))
+
+    def _recall(self) -> None:
+        """What the journal says was done, as far as the files bear it out."""
+        for line in self.journal.lines():
+            if line["event"] == "slide":
+                self.looked[line["slide"]] = Looked.from_told(line["looked"])
+            elif line["event"] == "killed":
+                self.blamed.setdefault(line["part"], {})[line["field"]] = line["reason"]
+            elif line["event"] == "part" and self.store.holds(line["part"], line["files"]):
+                told = (line[key] for key in ("fields", "cells", "white", "files", "seconds"))
+                self.done[line["part"]] = Done(line["part"], *told)
+
+    def work(self) -> None:
+        """Look at the scale of every slide, then score every part that is not done."""
+        by_slide: dict[str, list[Any]] = {}
+        for row in self.plan.rows:
+            by_slide.setdefault(row.field.slide, []).append(row.field)
+        measures = [[Measure(s, tuple(own))] for s, own in by_slide.items() if s not in self.looked]
+        self.crew.work(Tasks(measures), self)
+        if not self.stop():
+            self.crew.work(Tasks(self._rows()), self)
+        if self.stop() and len(self.done) < len(list(self.plan.parts)):
+            fields = sum(sum(done.fields.values()) for done in self.done.values())
+            self._note("stopped", fields=fields)
+            what = f"stopped: {fields} of {len(self.plan.rows)} fields are scored and safe"
+            raise StoppedRunError(what, where=str(self.out), remedy="go on with --resume", asked=True)
+
+    def _rows(self) -> list[list[Task]]:
+        """Parts to do: side by side, but one after another within a slide that ends when enough is counted."""
+        if self.settings.stop_at is None:
+            return [[self._task(n, rows, 0)] for n, rows in self.plan.parts if n not in self.done]
+        rows: dict[str, list[Task]] = {}
+        counted: Counter[str] = Counter()
+        for number, planned in self.plan.parts:
+            slide = planned[0].field.slide
+            if number in self.done and slide not in rows:
+                counted[slide] += self.done[number].white
+            else:  # what comes after a part that has to be done knows not yet what was counted
+                rows.setdefault(slide, []).append(self._task(number, planned, counted[slide]))
+        return list(rows.values())
+
+    def _task(self, number: int, planned: tuple[Planned, ...], counted: int) -> Part:
+        looked = {row.field.slide: self.looked[row.field.slide] for row in planned}
+        return Part(number, planned, looked, self.blamed.get(number, {}), counted)
+
+    # What the crew calls: see `engine.Calls`.
+
+    def settled(self, task: Task, result: Result) -> None:
+        """See `engine.Calls.settled`."""
+        if isinstance(result, Looked) and isinstance(task, Measure):
+            self.looked[task.slide] = result
+            if not result.failed:  # why it did may have passed when the run is gone on with
+                self._note("slide", slide=task.slide, looked=result.told())
+        elif isinstance(result, Done):
+            self.done[result.number] = result
+            told = {"fields": dict(result.fields), "cells": result.cells, "white": result.white}
+            self._note("part", part=result.number, **told, files=dict(result.files), seconds=result.seconds)
+
+    def killed(self, part: Part, field: str, reason: str) -> None:
+        """See `engine.Calls.killed`."""
+        self.blamed.setdefault(part.number, {})[field] = reason
+        self._note("killed", part=part.number, field=field, reason=reason)
+
+    def progress(self, fields: int) -> None:
+        """See `engine.Calls.progress`."""
+        if fields:
+            self.tell(fields)
+
+    def finish(self, began: float) -> Outcome:
+        """Count, call, report."""
+        worked = time.monotonic()
+        found = self._late()
+        came = conclude(
+            self.store,
+            found,
+            self.opened,
+            self.patterns,
+            self.settings,
+            self.known,
+            self._about(),
+            asked=self.ready.asked,
+            not_asked=self.ready.unreached,
+        )
+        scoring = max(worked - self.opened_at, 1e-6)
+        fresh = len(self.plan.rows) - self.before
+        seconds = time.monotonic() - began
+        self.store.write_run(
+            {
+                "state": FINISHED,
+                **came.about,
+                "fields": dict(came.fields),
+                "cells": came.cells,
+                "seconds": {
+                    "loading": round(self.opened_at - began, 2),
+                    "scoring": round(scoring, 2),
+                    "report": round(time.monotonic() - worked, 2),
+                },
+                "fields_per_second": round(fresh / scoring, 2),
+                "scales": {name: record.told(self.looked[name]) for name in sorted(self.looked)},
+                "workers": self.workers,
+                **record.machine(),
+            }
+        )
+        self._note("finished", fields=dict(came.fields))
+        told = came.called, tuple(self.opened.drawn), self.ready.unreached
+        return Outcome(self.out, came.slides, came.fields, seconds, found.others, *told)
+
+    def _note(self, event: Event, **told: Any) -> None:
+        """A line of the journal, which whoever watches the run is shown too."""
+        self.journal.add(event, **told)
+        self.watch({"event": event, **told})
+
+    def _late(self) -> Folder:
+        """Rows for the files that came too late for the plan; returns what the run was about."""
+        seen = {row.field.path for row in self.plan.rows}
+        series = {path.parent for path in seen if path.suffix.lower() == ".dcm"}  # its other files are of one slide
+        number = 1 + max((number for number, _ in self.plan.parts), default=-1)
+        self.store.drop_parts(number)
+        now = _fields(self.folder, self.out, self.only)
+        late = [f for f in now.fields if f.path not in seen and f.path.parent not in series]
+        why = "appeared after the run was planned: score it in a run of its own"
+        if late:
+            self.store.write_part(number, [FieldRecord(f.slide, f.id, "failed", why) for f in late], [], self.known)
+        return Folder(self.found.root, tuple(row.field for row in self.plan.rows), now.others)
+
+    def _about(self) -> dict[str, Any]:
+        """What is known of a run from its beginning."""
+        opened, engine = self.opened, self.engine
+        told = {name: one.model_dump(exclude_none=True) for name, one in self.known.slides.items()}
+        return {
+            "statement": STATEMENT,
+            "smear_detect": __version__,
+            "input": self.begun.get("input", str(self.folder)),
+            "root": str(self.folder.resolve()),
+            "only": sorted(self.only),
+            "slides": len({row.field.slide for row in self.plan.rows}) or len(self.found.slides),
+            "other_files": list(self.found.others),
+            "settings": self.settings.model_dump(mode="json"),
+            "manifest": told,
+            "engine": {
+                "name": engine.name,
+                "precision": engine.precision,
+                "device": engine.device,
+                "threads": engine.threads,
             },
-            "fields_per_second": round(len(found.fields) / max(scored - loaded, 1e-6), 2),
-            "peak_memory_mib": _peak_memory(),
-            "scales": {name: _told(one) for name, one in scales.items()},
-            "workers": workers,
-            "machine": f"{platform.system()} {platform.machine()}, {cores()} cores",
-            "python": platform.python_version(),
-            "versions": _versions(),
+            "bundles": {b.card.name: b.hash for b in opened.bundles},
+            "synthetic": opened.drawn,
+            "trained_on": opened.trained_on,
+            "drawn_slides": record.is_drawn(self.folder),
         }
-    )
-    told = tuple(called), tuple(opened.drawn), pipeline.unreached
-    return Outcome(out, slides, ok, len(states) - ok, seconds, found.others, *told)
 
 
-def _fields(folder: Path, out: Path) -> Folder:
+def _workers(settings: ScoreSettings) -> int:
+    """Processes that score side by side."""
+    if settings.workers:
+        return settings.workers
+    if settings.runtime != FRAMEWORK:
+        return cores()
+    return len(settings.device.split(","))
+
+
+def _engine(settings: ScoreSettings, workers: int, begun: Mapping[str, Any]) -> EngineSettings:
+    """What one worker runs graphs with. A run that is gone on with keeps its own, so that its bytes stay the same."""
+    chosen = begun.get("engine", {})
+    threads = chosen.get("threads") or max(1, cores() // workers)
+    calls = 1 if settings.device == "cpu" else max(1, min(_CALLS, cores() // workers))
+    name = chosen.get("name", settings.runtime)
+    return EngineSettings(name, settings.precision, calls, settings.device, threads).resolved()
+
+
+def _fields(folder: Path, out: Path, only: Collection[str]) -> Folder:
     """What is to be scored; an output folder within the slides is not scored again."""
     found = scan(folder)
+    if only:
+        found = Folder(found.root, tuple(f for f in found.fields if f.slide in only), ())
     if not found.fields:
         what = f"no images in it ({len(found.others)} other files)"
         raise DataError(what, where=str(folder), remedy="give a folder with one sub-folder of images a slide")
@@ -137,76 +390,9 @@ def _fields(folder: Path, out: Path) -> Folder:
     return found
 
 
-def is_drawn(folder: Path) -> bool:
-    """Whether these slides were drawn by `smear data synthesize`, which leaves its settings beside them."""
-    return any((place / DRAWN).is_file() for place in (folder, folder.resolve().parent))
-
-
 def _without(found: Folder, out: Path) -> Folder:
     """The folder without what an earlier run wrote into it."""
     inside = out.resolve()
     kept = tuple(f for f in found.fields if not f.path.resolve().is_relative_to(inside))
     others = tuple(o for o in found.others if not (found.root / o).resolve().is_relative_to(inside))
     return Folder(found.root, kept, others)
-
-
-def _store(store: Store, number: int, rows: list[Row]) -> None:
-    store.write_part(number, [field for field, _ in rows], [cell for _, cells in rows for cell in cells])
-
-
-def _about(
-    folder: Path,
-    found: Folder,
-    settings: ScoreSettings,
-    engine: EngineSettings,
-    opened: Opened,
-) -> dict[str, Any]:
-    return {
-        "statement": STATEMENT,
-        "smear_detect": __version__,
-        "input": str(folder),
-        "slides": len(found.slides),
-        "other_files": list(found.others),
-        "settings": settings.model_dump(mode="json"),
-        "engine": {"name": engine.name, "precision": engine.precision, "device": engine.device},
-        "bundles": {b.card.name: b.hash for b in opened.bundles},
-        "synthetic": opened.drawn,
-        "trained_on": opened.trained_on,
-        "drawn_slides": is_drawn(folder),
-    }
-
-
-def _told(slide: Looked) -> dict[str, Any] | str:
-    """How a slide was looked at, for the record."""
-    scale = slide.scale
-    if scale is None:
-        return "could not be measured" if slide.failed else "not measured"
-    return {
-        "red_cell_px": [round(scale.width_px, 1), round(scale.height_px, 1)],
-        "um_per_px": round(scale.um_per_px, 4),
-        "spread": round(scale.spread, 3),
-        "cells": scale.cells,
-        "how": scale.how,
-        "sure": scale.sure,
-        "each_field": slide.each,
-    }
-
-
-def _versions() -> dict[str, str]:
-    out = {}
-    for name in _TOLD:
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            out[name] = "not installed"
-    return out
-
-
-def _peak_memory() -> int | None:
-    """Most resident memory of this process, MiB; None on systems that do not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak / (2**20 if sys.platform == "darwin" else 2**10))

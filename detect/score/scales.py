@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-
-import cv2
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from detect.detectors.base import Detector
 from detect.detectors.classical import ClassicalDetector
@@ -36,6 +34,43 @@ class Looked:
         own = estimate(detector, [pixels]) if self.each else None
         return own if own is not None and (own.cells or self.scale is None) else self.scale
 
+    def told(self) -> dict[str, Any]:
+        """As plain values, for the journal."""
+        return asdict(self)
+
+    @classmethod
+    def from_told(cls, told: Mapping[str, Any]) -> Looked:
+        """What `told` gave."""
+        scale = told["scale"]
+        return cls(None if scale is None else Scale(**scale), told["each"], told["failed"])
+
+
+_APART = 0.25  # part by which a scanner's scale may differ from what the red cells tell
+
+
+def look(
+    detector: Detector,
+    fields: Sequence[Field],
+    settings: ScoreSettings,
+    known: Scale | None = None,
+    scanned: Scale | None = None,
+) -> Looked:
+    """How a slide is looked at, as the settings say.
+
+    Args:
+        fields: of the slide. known: its scale, where somebody told it of this slide alone.
+        scanned: as the file says. It counts, but where the red cells tell another it is unsure.
+    """
+    told = settings.told_scale or known
+    # The classical method measures each field by itself.
+    if told is not None or settings.scale == "fit" or detector.red_cell_px is None:
+        return Looked(told)
+    scale = of_slide(detector, fields)
+    if scanned is not None:
+        agrees = scale is None or abs(scale.diameter_px / scanned.diameter_px - 1) <= _APART
+        return Looked(replace(scanned, sure=agrees, cells=0 if scale is None else scale.cells))
+    return Looked(scale, each=scale is not None and scale.mixed and len(fields) > 1, failed=scale is None)
+
 
 def check_scale(detector: Detector, settings: ScoreSettings) -> None:
     """ConfigError where a person tells a scale that the detector cannot make use of."""
@@ -43,26 +78,3 @@ def check_scale(detector: Detector, settings: ScoreSettings) -> None:
         return
     what = f"the detector {settings.pipeline.detector} does not say how large red cells were in its training"
     raise ConfigError(what, remedy="use --scale fit, or export the bundle again")
-
-
-def looked(detector: Detector, fields: Sequence[Field], settings: ScoreSettings, workers: int) -> dict[str, Looked]:
-    """How each slide is looked at, by its name, as the settings say.
-
-    Args:
-        workers: slides measured at once.
-    """
-    slides: dict[str, list[Field]] = {}
-    for field in fields:
-        slides.setdefault(field.slide, []).append(field)
-    told = settings.told_scale
-    # The classical method measures each field by itself.
-    if told is not None or settings.scale == "fit" or detector.red_cell_px is None:
-        return dict.fromkeys(slides, Looked(told))
-
-    def measure(own: list[Field]) -> Looked:
-        cv2.setNumThreads(1)
-        scale = of_slide(detector, own)
-        return Looked(scale, each=scale is not None and scale.mixed and len(own) > 1, failed=scale is None)
-
-    with ThreadPoolExecutor(workers) as pool:
-        return dict(zip(slides, pool.map(measure, slides.values()), strict=True))

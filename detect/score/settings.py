@@ -20,9 +20,15 @@ class ScoreSettings(Settings):
 
     Attributes:
         pipeline: what is asked of a field.
-        engine, precision, device: see `runtime.base.EngineSettings`.
-        batch: fields per batch. part: fields per file of the store.
-        workers: batches worked on at once; 0 takes one per processor core.
+        engine: what leads the work to workers, see `score.engine.ENGINES`. address: of a Ray cluster; empty starts one
+            on this machine.
+        runtime, precision, device: see `runtime.base.EngineSettings`.
+        batch: fields per batch. part: fields per file of the store; 0 takes what suits the number of fields.
+        workers: processes that score side by side, each on its share of the processor cores; 0 takes one per core, or
+            per GPU.
+        time_limit: seconds that a field, or a batch of them, may take before it is given up.
+        memory_limit: MiB that one worker may hold.
+        stop_at: white cells of a slide after which its other fields, in the order of their names, are left out.
         min_score: replaces the detector's thresholds, for evaluation.
         thresholds: replace those of some classes.
         scale: auto measures each slide by its red cells, and looks at it in the size of cells that the detector was
@@ -33,12 +39,17 @@ class ScoreSettings(Settings):
     """
 
     pipeline: PipelineSettings = Key(default_factory=lambda: load_pipeline("default"))
-    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
+    engine: Literal["local", "ray"] = "local"
+    address: str = ""
+    runtime: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
     precision: Precision = "fp32"
     device: str = "cpu"
     batch: int = Key(16, ge=1, le=512)
-    part: int = Key(512, ge=1)
+    part: int = Key(0, ge=0)
     workers: int = Key(0, ge=0)
+    time_limit: float = Key(300.0, gt=0)
+    memory_limit: int | None = Key(None, ge=256)
+    stop_at: int | None = Key(None, ge=1)
     min_score: float | None = Key(None, ge=0, le=1)
     thresholds: dict[str, Annotated[float, Key(ge=0, le=1)]] = {}
     scale: Looking = "auto"

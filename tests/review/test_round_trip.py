@@ -180,7 +180,8 @@ def test_a_class_outside_the_taxonomy_is_written_and_the_missing_card_is_told(so
 def test_what_a_run_measured_of_cells_and_fields_is_shown(source: Path, tmp_path: Path) -> None:
     plain = opened(source, "bare")
     names = plain.values("field")
-    field = FieldRecord("slide", names[0], "ok", "", WIDE, WIDE, {"sharpness": 12.5}, 40.0, {"WBC": 1})
+    measures = {"quality": {"sharpness": 12.5}, "scale": 40.0, "counts": {"WBC": 1}}
+    field = FieldRecord("slide", names[0], "ok", width=WIDE, height=WIDE, **measures)
     cell = CellRecord(
         "slide", names[0], 0, (10, 10, 60, 60), "WBC", 0.9, "Lymphocyte", 0.8, {"Lymphocyte": 0.8, "Monocyte": 0.2},
         ("Lymphocyte", "Monocyte"), {"diameter um": 9.5, "N:C": 4.0},

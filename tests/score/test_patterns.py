@@ -107,7 +107,7 @@ def run_folder(folder: Path, slides: dict[str, str], cells: int, seed: int, part
     for number, start in enumerate(range(0, len(rows), part)):
         some = rows[start : start + part]
         store.write_part(number, [f for f, _ in some], [c for _, made in some for c in made])
-    store.write_run({"asked": ["white"], "trained_on": "synthetic", "drawn_slides": True})
+    store.write_run({"state": "finished", "asked": ["white"], "trained_on": "synthetic", "drawn_slides": True})
     return store
 
 
@@ -260,7 +260,7 @@ def test_runs_of_different_pipelines_are_not_mixed(tmp_path: Path) -> None:
 
     for name, asked in (("a", "white"), ("b", "other")):
         run_folder(tmp_path / name, slides_of(3), 10, 1).write_run(
-            {"asked": [asked], "trained_on": "real", "drawn_slides": False}
+            {"state": "finished", "asked": [asked], "trained_on": "real", "drawn_slides": False}
         )
     told = truth_of(tmp_path / "t.csv", slides_of(3))
     with pytest.raises(DataError, match="asked different bundles: other and white"):
@@ -284,7 +284,7 @@ def test_drawn_slides_teach_drawn_knowledge(tmp_path: Path, bundles: str, slides
     from detect.score.bags import to_learn
 
     store = run_folder(tmp_path / "run", slides_of(3), 10, 1)
-    store.write_run({"asked": ["white"], "trained_on": bundles, "drawn_slides": slides})
+    store.write_run({"state": "finished", "asked": ["white"], "trained_on": bundles, "drawn_slides": slides})
     told = truth_of(tmp_path / "t.csv", slides_of(3))
     assert to_learn([tmp_path / "run"], told, SlideSettings(**CONFIG)).trained_on == said
 

@@ -11,6 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from detect.images import decode
 from tests.cli.command import Answer, inside
 
@@ -113,3 +115,32 @@ def test_names_cannot_break_the_page(slides: Path, tmp_path: Path) -> None:
     assert all('<script>alert(1)</&amp;/"><b>x.jpg' in alt for alt in alts)
     failed = [r for r in page.rows if r and r[0] == "<script>alert(1)</&amp;/<i>.png"]
     assert len(failed) == 1
+
+
+@pytest.mark.long
+def test_many_slides_have_a_page_each(slides: Path, tmp_path: Path) -> None:
+    """Nine slides: the first page lists them, and leads to a page for each that leads on and back."""
+    home = tmp_path / "in"
+    for number in range(9):
+        shutil.copytree(slides / f"slide-{'abc'[number % 3]}", home / f"s{number}")
+    (home / "s4" / "bad.jpg").write_bytes(b"")
+    out = tmp_path / "out"
+    assert inside("score", home, "--out", out).code == 3
+    pages = sorted((out / "report" / "slides").iterdir())
+    assert [p.name for p in pages] == [f"{n:05d}.html" for n in range(9)]
+    first = text_of(out)
+    assert "<img" not in first
+    assert [f'href="slides/{p.name}"' in first for p in pages] == [True] * 9
+    fourth = pages[4].read_text("utf-8")
+    assert '<h2 id="s1">s4</h2>' in fourth
+    assert "00003.html" in fourth
+    assert "00005.html" in fourth
+    assert "<img" in fourth
+    assert "bad.jpg" in fourth
+    assert "bad.jpg" in first
+    assert all("http" not in p.read_text("utf-8") for p in pages)
+    for number in range(3, 9):
+        shutil.rmtree(home / f"s{number}")
+    assert inside("score", home, "--out", out, "--overwrite").code == 0
+    assert not (out / "report" / "slides").exists()
+    assert "<img" in text_of(out)

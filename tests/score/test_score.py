@@ -32,7 +32,14 @@ def test_every_field_is_a_row_in_order(scored: Scored, slides: Path, table: Tabl
         assert row["reason"] == ""
         assert row["slide"] == row["field"].split("/")[0]
         assert (row["width"], row["height"]) == (sample.WIDTH, sample.HEIGHT)
-        assert {k for k, _ in row["quality"]} == {"focus", "brightness", "contrast", "clipped"}
+        assert {k for k, _ in row["quality"]} == {
+            "focus",
+            "brightness",
+            "contrast",
+            "clipped",
+            "saturation",
+            "sharpness",
+        }
 
 
 def test_cells_are_in_the_order_of_the_results(scored: Scored, table: Table) -> None:
@@ -92,7 +99,7 @@ def test_scale_is_the_median_red_cell(scored: Scored, table: Table) -> None:
 def test_the_run_record_says_what_was_done(scored: Scored, table: Table) -> None:
     record = yaml.safe_load((scored[0] / "run.yaml").read_text("utf-8"))
     assert record["statement"] == "morphology, for research use, not a diagnosis"
-    assert record["fields"] == {"found": 6, "ok": 6, "failed": 0}
+    assert record["fields"] == {"found": 6, "ok": 6, "failed": 0, "skipped": 0}
     assert record["cells"] == len(table(scored[0], "cells"))
     hashes = {open_bundle(n).card.name: open_bundle(n).hash for n in ("cells-robust", "wbc-types-small")}
     assert record["bundles"] == hashes

@@ -1,0 +1,180 @@
+"""What a run is going to do, written down before it begins: every field with its size and what it holds, and the part
+of the results that it goes into. Whatever happens in between, the run ends with a row for each of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from detect.errors import ImageError, StoreError
+from detect.images import decode, wholeslide
+from detect.images.folder import Folder
+from detect.score.store import PLAN, write_table
+from detect.types import Field
+
+_LARGEST_PART, _PARTS = 256, 64  # fields of a part at most; parts of a run at least, where there are enough fields
+_STOPPING = 32  # fields of a part where a slide ends once enough cells are counted: what is found too much is small
+_READERS = 4
+_SAMPLE = 2**24  # bytes at either end of a large file that its hash is of
+
+_SCHEMA = pa.schema(
+    [
+        ("part", pa.int32()),
+        ("slide", pa.string()),
+        ("field", pa.string()),
+        ("path", pa.binary()),  # below the input folder, as the file system writes it
+        ("region", pa.list_(pa.int32(), 4)),  # of a whole slide; null for an image of its own
+        ("bytes", pa.int64()),
+        ("hash", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One field of a run.
+
+    Attributes:
+        part: of the results. size: bytes of the file. hash: SHA-256 of it; empty where it could not be read.
+        reason: why it is left out; empty where it is not.
+    """
+
+    part: int
+    field: Field
+    size: int
+    hash: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The fields of a run in the order of their ids, and the input folder that they lie in."""
+
+    root: Path
+    rows: tuple[Planned, ...]
+
+    @property
+    def parts(self) -> Iterator[tuple[int, tuple[Planned, ...]]]:
+        """Each part with its fields."""
+        for number, rows in groupby(self.rows, lambda row: row.part):
+            yield number, tuple(rows)
+
+    def write(self, out: Path) -> None:
+        """`plan.parquet`, whole or not at all."""
+        columns = {
+            "part": [r.part for r in self.rows],
+            "slide": [r.field.slide for r in self.rows],
+            "field": [r.field.id for r in self.rows],
+            "path": [os.fsencode(r.field.path.relative_to(self.root)) for r in self.rows],
+            "region": [r.field.region for r in self.rows],
+            "bytes": [r.size for r in self.rows],
+            "hash": [r.hash for r in self.rows],
+            "reason": [r.reason for r in self.rows],
+        }
+        write_table(pa.table(columns, schema=_SCHEMA), out / PLAN)
+
+
+def read(out: Path, root: Path) -> Plan:
+    """The plan of a run folder; StoreError where it has none that can be read."""
+    try:
+        table = pq.read_table(out / PLAN)
+        columns = [table.column(name).to_pylist() for name in _SCHEMA.names]
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise StoreError(
+            f"no plan of a run: {error}", where=str(out / PLAN), remedy="begin again with --overwrite"
+        ) from error
+    rows = []
+    for part, slide, name, path, region, size, content, reason in zip(*columns, strict=True):
+        place = tuple(region) if region is not None else None
+        rows.append(Planned(part, Field(name, slide, root / os.fsdecode(path), region=place), size, content, reason))
+    return Plan(root, tuple(rows))
+
+
+def make(found: Folder, *, batch: int, part: int = 0, stopping: bool = False) -> Plan:
+    """Plan a run.
+
+    A picture that is there twice in one slide, byte for byte, is looked at once: its cells must not count twice.
+
+    Args:
+        batch: fields of one batch. part: fields of a part; 0 takes what suits their number, in whole batches.
+        stopping: slides may end before their last field, so no part holds fields of two.
+    """
+    size = part or batch * -(-min(_LARGEST_PART, -(-len(found.fields) // _PARTS)) // batch)
+    numbers = list(_numbers(found.fields, min(size, max(batch, _STOPPING)) if stopping else size, stopping))
+    with ThreadPoolExecutor(_READERS) as pool:
+        files = {field.path: is_slide(field) for field in found.fields}
+        held = dict(zip(files, pool.map(_held, files, files.values(), chunksize=16), strict=True))
+    seen: dict[tuple[str, str], str] = {}
+    rows = []
+    for number, field in zip(numbers, found.fields, strict=True):
+        length, content = held[field.path]
+        alone = bool(content) and field.region is None
+        first = seen.setdefault((field.slide, content), field.id) if alone else field.id
+        reason = "" if first == field.id else f"the same picture as {first}"
+        rows.append(Planned(number, field, length, content, reason))
+    return Plan(found.root, tuple(rows))
+
+
+def _numbers(fields: Sequence[Field], size: int, apart: bool) -> Iterator[int]:
+    """The part of each field."""
+    groups: Iterable[Sequence[Field]] = [fields]
+    if apart:
+        groups = [tuple(own) for _, own in groupby(fields, lambda f: f.slide)]
+    number = -1
+    for group in groups:
+        for i in range(len(group)):
+            number += i % size == 0
+            yield number
+
+
+def is_slide(field: Field) -> bool:
+    """Whether a field is a region of a whole slide, or a whole slide that could not be taken apart."""
+    return field.region is not None or field.path.suffix.lower() in wholeslide.ALWAYS
+
+
+def _held(path: Path, slide: bool) -> tuple[int, str]:
+    """Bytes of a file, and their hash; (0, "") where it cannot be read, which scoring tells of."""
+    try:
+        if slide:
+            return path.stat().st_size, slide_hash(path)
+        data = decode.raw(path)
+    except (ImageError, MemoryError, OSError):
+        return 0, ""
+    return len(data), content_hash(data)
+
+
+def slide_hash(path: Path) -> str:
+    """SHA-256 of the size of a whole slide, and of its beginning and its end: they hold gigabytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not path.is_file():  # a pipe would be waited for without end
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    about = path.stat()
+    return _slide_hash(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _slide_hash(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        first = file.read(_SAMPLE)
+        file.seek(max(0, size - _SAMPLE))
+        return content_hash(str(size).encode() + first + file.read(_SAMPLE))
+
+
+def content_hash(data: bytes) -> str:
+    """SHA-256 of what a file holds."""
+    return hashlib.sha256(data).hexdigest()

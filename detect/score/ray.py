@@ -1,0 +1,295 @@
+"""The engine of several machines: one Ray actor for each processor core, or for each GPU, of a cluster.
+
+The input and the run folder have to be reachable under the same paths from every machine. The plan, the parts, their
+bytes and what is written into them are those of the local engine: an actor is the same worker. The only file that
+imports Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from detect import __version__
+from detect.errors import MissingExtraError, SmearError, StoreError
+from detect.runtime.base import FRAMEWORK
+from detect.score.engine import TRIES, Calls, Tasks, gave_up
+from detect.score.scales import Looked
+from detect.score.settings import ScoreSettings
+from detect.score.work import Job, Part, Ready, Result, Task, Worker
+
+try:
+    import ray
+    from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+except ImportError as error:
+    raise MissingExtraError("--engine ray", "ray") from error
+
+_LOOK = 1.0  # seconds between looks at actors that say nothing
+_KNOCK = 10.0  # seconds that an address has to answer
+_PATIENCE = 120.0  # seconds that the first actor has to open the pipeline
+
+
+class _Actor:
+    """A worker on some machine of the cluster."""
+
+    def __init__(self, job: Job, version: str) -> None:
+        if version != __version__:
+            what = f"a machine of the cluster has smear-detect {__version__}, this one has {version}"
+            raise StoreError(what, remedy="install the same version everywhere")
+        for folder in (job.root, job.out.parent):
+            if not folder.is_dir():
+                what = "cannot be reached from a machine of the cluster"
+                raise StoreError(what, where=str(folder), remedy="give a folder that all machines share, by one path")
+        self._worker = Worker(job)
+
+    def ready(self) -> Ready:
+        """See `work.Ready`."""
+        return self._worker.ready
+
+    def do(self, task: Task) -> Result:
+        """Do a task."""
+        return self._worker.do(task)
+
+    def alone(self, part: Part, position: int) -> None:
+        """Look at one field by itself."""
+        planned = part.rows[position]
+        if not planned.reason and planned.field.id not in part.killed:
+            self._worker.alone(planned, part.looked[planned.field.slide])
+
+
+@dataclass
+class _Hand:
+    """One actor, and what it does."""
+
+    actor: Any
+    task: Task | None = None
+    since: float = 0.0
+    position: int | None = None  # the field that it looks at alone
+    opening: Any = None  # what says that it has opened the pipeline; None once it has
+
+
+class RayCrew:
+    """See `engine.Crew`."""
+
+    def __init__(self, job: Job, workers: int, settings: ScoreSettings) -> None:
+        self._time, self._ours = settings.time_limit, not ray.is_initialized()
+        if self._ours:
+            told: dict[str, Any] = {"address": settings.address}
+            if not settings.address:  # never a cluster that happens to run here: Ray would join the last one begun
+                told = {"address": "local", "num_cpus": settings.workers or None}
+            _check_there(settings.address)
+            try:
+                with _own_signals():
+                    ray.init(**told, logging_level="ERROR", log_to_driver=False, ignore_reinit_error=True)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                remedy = "start it with 'ray start --head', or leave out --address"
+                raise StoreError(f"no Ray cluster at {settings.address!r}: {error}", remedy=remedy) from error
+        gpu = job.engine.name == FRAMEWORK and job.engine.device != "cpu"
+        kind = "GPU" if gpu else "CPU"
+        most = int(ray.cluster_resources().get(kind, 0))
+        if not most:
+            self.close()
+            raise StoreError(f"the cluster has no {kind}", remedy="add a machine that has one")
+        self.workers = min(settings.workers, most) if settings.workers else most
+        # Each actor sees its own GPU only, as the first.
+        engine = replace(job.engine, device="cuda:0") if gpu else job.engine
+        self._job = replace(job, engine=engine, root=job.root.resolve(), out=job.out.resolve())
+        self._needs: Mapping[str, Any] = {"num_gpus": 1, "num_cpus": 0} if gpu else {"num_cpus": 1}
+        self._hands: list[_Hand] = []
+        self._tries: Counter[int | str] = Counter()
+        self._suspects: dict[int | str, dict[str, str]] = {}
+        self._seen: Counter[int] = Counter()  # fields of a part that were looked at alone
+        try:
+            self._hands = [_Hand(self._hire()) for _ in range(self.workers)]
+            self.ready: Ready = _got(self._hands[0].actor.ready.remote(), _PATIENCE)
+            for hand in self._hands[1:]:
+                hand.opening = hand.actor.ready.remote()
+        except _LostActorError as lost:
+            self.close()
+            raise StoreError(f"a worker could not open the pipeline: it {lost}", remedy="see smear doctor") from lost
+        except BaseException:
+            self.close()
+            raise
+
+    def work(self, tasks: Tasks, call: Calls) -> None:
+        """See `engine.Crew.work`."""
+        running: dict[Any, _Hand] = {}
+        while True:
+            for hand in self._hands:
+                if (
+                    hand.task is None
+                    and hand.opening is None
+                    and not call.stop()
+                    and (task := tasks.take()) is not None
+                ):
+                    running[self._give(hand, task, tasks)] = hand
+            if not running and (call.stop() or not tasks):
+                return
+            opening = {hand.opening: hand for hand in self._hands if hand.opening is not None}
+            if not running and not opening:
+                raise StoreError("no worker of the cluster is left", remedy="see 'ray status', go on with --resume")
+            done, _ = ray.wait([*running, *opening], num_returns=1, timeout=_LOOK)
+            for future in done:
+                if future in opening:
+                    self._opened(opening[future])
+                    continue
+                hand = running.pop(future)
+                try:
+                    result = _got(future, None)
+                except _LostActorError as lost:
+                    self._lost(hand, str(lost), tasks, call)
+                    continue
+                again = self._went_well(hand, result, tasks, call)
+                if again is not None:
+                    running[again] = hand
+            for hand in running.values():
+                if self._late(hand):
+                    ray.kill(hand.actor)  # what it does then fails, as after a crash
+                    hand.since = time.monotonic()
+
+    def _opened(self, hand: _Hand) -> None:
+        """An actor has opened the pipeline, or could not: then there is one less."""
+        try:
+            _got(hand.opening, _PATIENCE)
+            hand.opening = None
+        except (_LostActorError, StoreError):
+            self._hands.remove(hand)
+
+    def close(self) -> None:
+        """Send the workers home; a cluster that was there before stays."""
+        for hand in getattr(self, "_hands", []):
+            ray.kill(hand.actor)
+        if self._ours:
+            ray.shutdown()
+
+    def _hire(self) -> Any:
+        """An actor somewhere with room for it."""
+        # What this process was told to import from holds for actors too, where they run on this machine.
+        told = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}} if "PYTHONPATH" in os.environ else {}
+        made = ray.remote(_Actor).options(**self._needs, runtime_env=told or None, max_restarts=0)
+        return made.remote(self._job, __version__)
+
+    def _give(self, hand: _Hand, task: Task, tasks: Tasks) -> Any:
+        hand.task, hand.since, hand.position = task, time.monotonic(), None
+        if isinstance(task, Part) and self._tries[task.key] > 1 and self._seen[task.key] < len(task.rows):
+            hand.position = self._seen[task.key]
+            return hand.actor.alone.remote(task, hand.position)
+        return hand.actor.do.remote(task)
+
+    def _late(self, hand: _Hand) -> bool:
+        """Whether what it does takes longer than every field of it may."""
+        alone = hand.position is not None or not isinstance(hand.task, Part)
+        fields = 1 if alone or not isinstance(hand.task, Part) else len(hand.task.rows)
+        return time.monotonic() - hand.since > self._time * fields
+
+    def _went_well(self, hand: _Hand, result: Any, tasks: Tasks, call: Calls) -> Any:
+        """What an actor does next, if that is settled already."""
+        task = hand.task
+        assert task is not None
+        if hand.position is not None and isinstance(task, Part):
+            self._seen[task.key] = hand.position + 1
+            if hand.position + 1 < len(task.rows):
+                hand.position, hand.since = hand.position + 1, time.monotonic()
+                return hand.actor.alone.remote(task, hand.position)
+            hand.task = hand.position = None
+            tasks.again(task, replace(task, killed={**task.killed, **self._suspects.pop(task.key, {})}))
+            return None
+        hand.task = None
+        if isinstance(task, Part):
+            call.progress(len(task.rows))
+        call.settled(task, result)
+        tasks.settle(task, result)
+        return None
+
+    def _lost(self, hand: _Hand, why: str, tasks: Tasks, call: Calls) -> None:
+        """An actor, or its whole machine, is gone: others do its task again; one takes its place where there is room.
+
+        Only where that one goes too are the fields looked at one by one: machines are lost more often than a picture
+        takes a process down.
+        """
+        task, position = hand.task, hand.position
+        assert task is not None
+        hand.task = hand.position = None
+        hand.actor = self._hire()
+        hand.opening = hand.actor.ready.remote()
+        if isinstance(task, Part) and position is not None:
+            name = task.rows[position].field.id
+            self._suspects.setdefault(task.key, {})[name] = why
+            call.killed(task, name, why)
+            self._seen[task.key] = position + 1
+            tasks.again(task, task)
+            return
+        self._tries[task.key] += 1
+        if self._tries[task.key] < TRIES:
+            tasks.again(task, task)
+        elif isinstance(task, Part):
+            raise gave_up(task, why)
+        else:
+            unknown = Looked(failed=True)
+            call.settled(task, unknown)
+            tasks.settle(task, unknown)
+
+
+def open_crew(job: Job, workers: int, settings: ScoreSettings) -> RayCrew:
+    """Actors of a cluster, the first of which has opened the pipeline."""
+    return RayCrew(job, workers, settings)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep our handlers of signals, in whose place Ray puts one that ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
+
+
+def _check_there(address: str) -> None:
+    """StoreError where nothing answers at an address: Ray itself would wait for minutes, and then end the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # none, or "auto"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK).close()
+    except OSError as error:
+        remedy = "start it with 'ray start --head', or leave out --address"
+        raise StoreError(f"no Ray cluster at {address}: {error}", remedy=remedy) from error
+
+
+class _LostActorError(Exception):
+    """An actor is gone."""
+
+
+def _got(future: Any, patience: float | None) -> Any:
+    """What a call came to; our own errors come out as they went in."""
+    try:
+        return ray.get(future, timeout=patience)
+    except GetTimeoutError as error:
+        remedy = "see 'ray status': are there processors that are free?"
+        raise StoreError(f"no machine took a worker within {_PATIENCE:g} s", remedy=remedy) from error
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, SmearError):
+            raise type(cause)(cause.problem, where=cause.where, remedy=cause.remedy) from error
+        raise _LostActorError(f"broke the program: {type(cause).__name__}: {cause}") from error
+    except RayActorError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, SmearError):
+            raise cause from error
+        said = str(error)
+        if "StoreError" in said or "ConfigError" in said or "BundleError" in said:
+            raise StoreError(said.strip().splitlines()[-1], remedy="see the error above") from error
+        raise _LostActorError("ended the process that read it") from error
+    except RayError as error:
+        raise _LostActorError(f"was lost: {type(error).__name__}") from error

@@ -1,0 +1,398 @@
+"""What one worker does, on whatever engine: look at a slide's scale, or score one part of the plan and write it.
+
+What goes into which batch depends only on the part's fields, their order and their sizes, and results are kept in that
+order: the same part gives the same bytes, whoever works on it and whenever.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from detect.errors import DataError, ImageError
+from detect.images import decode, wholeslide
+from detect.images.magnification import Scale, given
+from detect.images.quality import flags, quality
+from detect.pipeline.run import Cells, Pipeline, open_pipeline
+from detect.runtime.base import EngineSettings
+from detect.score.differential import white_type
+from detect.score.manifest import Manifest
+from detect.score.plan import Planned, content_hash, is_slide, slide_hash
+from detect.score.scales import Looked, check_scale, look
+from detect.score.settings import ScoreSettings
+from detect.score.store import CAPPED, UNSURE_SCALE, FieldRecord, Store
+from detect.taxonomy import taxonomy
+from detect.types import CellRecord, Field, Image
+
+_HELD_PIXELS = 24_000_000  # most pixels that wait for a batch: huge fields make small batches, so memory stays flat
+_WHOLE_RED_CELLS = 5  # fewer say nothing of a field's scale
+_AHEAD = 2  # batches that are decoded while one is worked on
+# What a share or a disk says when it may well be there again in a moment.
+_PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED}
+_PASSING |= {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ESTALE, errno.ENOTCONN}
+_WAITS = (0.5, 1.0, 2.0)  # seconds before a read that failed so is tried again
+
+T = TypeVar("T")
+Row = tuple[FieldRecord, tuple[CellRecord, ...]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run is told, once.
+
+    Attributes:
+    """
+
+    root: Path
+    out: Path
+    settings: ScoreSettings
+    engine: EngineSettings
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Look at the scale of one slide."""
+
+    slide: str
+    fields: tuple[Field, ...]
+
+    @property
+    def key(self) -> str:
+        """What it is told apart by."""
+        return self.slide
+
+
+@dataclass(frozen=True)
+class Part:
+    """Score one part.
+
+    Attributes:
+        looked: how the slides in it are looked at.
+        killed: fields by id that ended a worker which worked on them, and how.
+        counted: white cells of its slide counted in earlier parts, where slides end once enough are.
+    """
+
+    number: int
+    rows: tuple[Planned, ...]
+    looked: Mapping[str, Looked]
+    killed: Mapping[str, str]
+    counted: int = 0
+
+    @property
+    def key(self) -> int:
+        """What it is told apart by."""
+        return self.number
+
+
+Task = Measure | Part
+
+
+@dataclass(frozen=True)
+class Done:
+    """A part that is on disk.
+
+    Attributes:
+        fields: how many of each status. white: nucleated white cells. files: SHA-256 of its files by their folder.
+    """
+
+    number: int
+    fields: Mapping[str, int]
+    cells: int
+    white: int
+    files: Mapping[str, str]
+    seconds: float
+
+
+Result = Looked | Done
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a worker found when it opened the pipeline: bundles that are asked, and those that nothing leads to."""
+
+    asked: tuple[str, ...]
+    unreached: tuple[str, ...]
+
+
+class Worker:
+    """One pipeline, opened.
+
+    Args:
+        alive: called with the number of fields done since the last call, and with 0 when one begins.
+    """
+
+    def __init__(self, job: Job, alive: Callable[[int], None] = lambda done: None) -> None:
+        cv2.setNumThreads(1)
+        self._job, self._alive = job, alive
+        opened, settings = open_pipeline(job.settings.pipeline), job.settings
+        self._pipeline = Pipeline(opened, job.engine, min_score=settings.min_score, thresholds=settings.thresholds)
+        check_scale(self._pipeline.detector, settings)
+        self._store = Store(job.out)
+        asked = tuple(node.bundle.card.name for node in self._pipeline.asked)
+        self.ready = Ready(asked, tuple(self._pipeline.unreached))
+
+    def do(self, task: Task) -> Result:
+        """Do a task."""
+        return self._measure(task) if isinstance(task, Measure) else self._part(task)
+
+    def alone(self, planned: Planned, looked: Looked) -> None:
+        """Look at one field by itself, and forget what was found: does it end this process?"""
+        try:
+            pixels = self._read(planned)
+        except ImageError:
+            return
+        self._score([planned.field], [pixels], {planned.field.slide: looked})
+
+    def _measure(self, task: Measure) -> Looked:
+        known = self._job.manifest.scale(task.slide)
+        told = None
+        if task.fields[0].region is not None:
+            with suppress(ImageError):  # gone since the run was planned: its fields will tell
+                told = given(mpp=wholeslide.opened(task.fields[0].path).mpp)
+        found = look(self._pipeline.detector, task.fields, self._job.settings, known, told)
+        self._still_there()
+        return found
+
+    def _part(self, part: Part) -> Done:
+        started = time.monotonic()
+        rows = self._enough(self._rows(part), part.counted)
+        fields, cells = [field for field, _ in rows], [cell for _, found in rows for cell in found]
+        files = self._store.write_part(part.number, fields, cells, self._job.manifest)
+        states: Counter[str] = Counter(field.status for field in fields)
+        seconds = round(time.monotonic() - started, 3)
+        return Done(part.number, states, len(cells), sum(map(_white, rows)), files, seconds)
+
+    def _enough(self, rows: list[Row], counted: int) -> list[Row]:
+        """Rows with those left out that come after the field with which enough white cells were counted."""
+        most = self._job.settings.stop_at
+        if most is None:
+            return rows
+        out = []
+        for row in rows:
+            beyond = counted >= most and row[0].status == "ok"
+            counted += 0 if beyond else _white(row)
+            out.append(_beyond(row[0].slide, row[0].field, most) if beyond else row)
+        return out
+
+    def _rows(self, part: Part) -> list[Row]:
+        """A row for every field of a part, in its order."""
+        rows: list[Row | None] = [None] * len(part.rows)
+        enough = self._job.settings.stop_at
+        for slot, planned in enumerate(part.rows):
+            field = planned.field
+            if planned.reason:
+                rows[slot] = (FieldRecord(field.slide, field.id, "skipped", planned.reason), ())
+            elif field.id in part.killed:
+                rows[slot] = (FieldRecord(field.slide, field.id, "failed", part.killed[field.id]), ())
+            elif enough is not None and part.counted >= enough:
+                rows[slot] = _beyond(field.slide, field.id, enough)
+        with (
+            ThreadPoolExecutor(self._job.engine.workers) as pool,
+            ThreadPoolExecutor(self._job.engine.workers) as readers,
+        ):
+            running: deque[tuple[list[int], Future[list[Row]]]] = deque()
+
+            def settle(keep: int) -> None:
+                while len(running) > keep:
+                    slots, future = running.popleft()
+                    for slot, row in zip(slots, future.result(), strict=True):
+                        rows[slot] = row
+                    self._alive(len(slots))
+
+            for slots, pixels in self._batches(part, readers, rows):
+                names = [part.rows[i].field for i in slots]
+                running.append((slots, pool.submit(self._score, names, pixels, part.looked)))
+                settle(_AHEAD if self._job.engine.workers > 1 else 1)
+            settle(0)
+        return [row for row in rows if row is not None]
+
+    def _batches(
+        self, part: Part, readers: ThreadPoolExecutor, rows: list[Row | None]
+    ) -> Iterator[tuple[list[int], list[Image]]]:
+        """Batches of one shape in the detector; a field that cannot be read becomes its row at once."""
+        size = self._job.settings.batch
+        buckets: dict[tuple[int, int], _Bucket] = {}
+        wanted = [slot for slot, row in enumerate(rows) if row is None]
+        self._alive(len(rows) - len(wanted))
+        for slot, result in zip(wanted, self._decoded([part.rows[i] for i in wanted], readers), strict=True):
+            field = part.rows[slot].field
+            if isinstance(result, ImageError):
+                rows[slot] = (FieldRecord(field.slide, field.id, "failed", result.problem), ())
+                self._alive(1)
+                continue
+            height, width = result.shape[:2]
+            key = self._pipeline.detector.shape(width, height, part.looked[field.slide].scale)
+            bucket = buckets.setdefault(key, _Bucket([], []))
+            bucket.slots.append(slot)
+            bucket.pixels.append(result)
+            bucket.area += height * width
+            if len(bucket.slots) >= size:
+                yield bucket.slots, bucket.pixels
+                del buckets[key]
+            while sum(b.area for b in buckets.values()) >= _HELD_PIXELS:
+                fullest = max(buckets, key=lambda k: buckets[k].area)
+                yield buckets[fullest].slots, buckets[fullest].pixels
+                del buckets[fullest]
+        for bucket in buckets.values():
+            yield bucket.slots, bucket.pixels
+
+    def _decoded(self, fields: Sequence[Planned], readers: ThreadPoolExecutor) -> Iterator[Image | ImageError]:
+        """Decoded fields in order, read ahead by a number that grows while they are small."""
+        waiting: deque[Future[Image | ImageError]] = deque()
+        most, position, allowed = _AHEAD * self._job.settings.batch, 0, 1
+        while position < len(fields) or waiting:
+            while position < len(fields) and len(waiting) < allowed:
+                waiting.append(readers.submit(self._tried, fields[position]))
+                position += 1
+            result = waiting.popleft().result()
+            if not isinstance(result, ImageError):
+                fitting = _HELD_PIXELS // max(1, result.shape[0] * result.shape[1])
+                allowed = max(1, min(most, fitting, 2 * allowed))
+            yield result
+
+    def _tried(self, planned: Planned) -> Image | ImageError:
+        try:
+            return self._read(planned)
+        except ImageError as error:
+            return error
+
+    def _read(self, planned: Planned) -> Image:
+        """The pixels of a field, if it still is what was planned."""
+        self._alive(0)
+        field = planned.field
+        try:
+            if is_slide(field):
+                self._unchanged(planned, self._often(planned, lambda: _hash_of_slide(field.path)))
+                return self._often(planned, lambda: wholeslide.read_field(field))
+            data = self._often(planned, lambda: decode.raw(field.path))
+            self._unchanged(planned, content_hash(data) if planned.hash else "")
+            return decode.decode(data)
+        except MemoryError:
+            raise ImageError("too large for this machine's memory") from None
+
+    def _unchanged(self, planned: Planned, now: str) -> None:
+        if planned.hash and now != planned.hash:
+            raise ImageError("changed since the run was planned", remedy="score it in a run of its own")
+
+    def _still_there(self) -> None:
+        """DataError where the input folder has gone: then nothing says that a field cannot be read."""
+        if not self._job.root.is_dir():
+            what = "the input folder cannot be reached any more"
+            remedy = "bring it back, then go on with --resume: nothing is lost"
+            raise DataError(what, where=str(self._job.root), remedy=remedy)
+
+    def _often(self, planned: Planned, read: Callable[[], T]) -> T:
+        """What is read; tried again where a share or a disk is away for a moment."""
+        for wait in (*_WAITS, None):
+            try:
+                return read()
+            except ImageError as error:
+                self._still_there()
+                why = getattr(error.__cause__, "errno", None)
+                if why == errno.ENOENT and planned.hash:
+                    raise ImageError("vanished since the run was planned", remedy="bring it back") from error
+                if why not in _PASSING or wait is None:
+                    raise
+                time.sleep(wait)
+        raise AssertionError("the last try raises or returns")
+
+    def _score(self, fields: Sequence[Field], pixels: list[Image], slides: Mapping[str, Looked]) -> list[Row]:
+        cv2.setNumThreads(1)
+        detector = self._pipeline.detector
+        scales = [slides[f.slide].of(detector, p) for f, p in zip(fields, pixels, strict=True)]
+        failed = [slides[f.slide].failed for f in fields]
+        results = self._pipeline.run(pixels, [(f.slide, f.id) for f in fields], scales)
+        return [
+            _row(field, picture, _own(field, cells), scale, unsure=bad or (scale is not None and not scale.sure))
+            for field, picture, cells, scale, bad in zip(fields, pixels, results, scales, failed, strict=True)
+        ]
+
+
+@dataclass
+class _Bucket:
+    """Fields of one shape in the detector that wait for their batch."""
+
+    slots: list[int]
+    pixels: list[Image]
+    area: int = 0
+
+
+def _hash_of_slide(path: Path) -> str:
+    try:
+        return slide_hash(path)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}", remedy="check the file") from error
+
+
+def _beyond(slide: str, field: str, most: int) -> Row:
+    """The row of a field after the one with which enough white cells of its slide were counted."""
+    why = f"not looked at: {most} white cells were reached in the fields before it"
+    return FieldRecord(slide, field, "skipped", why), ()
+
+
+def _white(row: Row) -> int:
+    """Nucleated white cells of a field, as the differential counts them."""
+    tree = taxonomy()
+    return sum(tree.is_a(c.label, "WBC") and tree.in_differential(white_type(c.label, c.type)) for c in row[1])
+
+
+def _own(field: Field, cells: Cells) -> Cells:
+    """The cells of a field; of a region those whose centre it holds, in pixels of the slide."""
+    if field.region is None:
+        return cells
+    left, top, _, _ = wholeslide.with_margin(field)
+    x0, y0, x1, y1 = field.region
+    own: list[CellRecord] = []
+    for record in cells.records:
+        a, b, c, d = record.box
+        placed = (a + left, b + top, c + left, d + top)
+        if x0 <= (placed[0] + placed[2]) / 2 < x1 and y0 <= (placed[1] + placed[3]) / 2 < y1:
+            own.append(replace(record, cell=len(own), box=placed))
+    return Cells(tuple(own), cells.capped)
+
+
+def _row(field: Field, pixels: Image, cells: Cells, scale: Scale | None, *, unsure: bool) -> Row:
+    counts: dict[str, int] = {}
+    for record in cells.records:
+        counts[record.label] = counts.get(record.label, 0) + 1
+    height, width = pixels.shape[:2]
+    left, top = (0, 0) if field.region is None else wholeslide.with_margin(field)[:2]
+    own = _red_cell_diameter(cells.records)
+    measured = quality(pixels, own if own is not None else None if scale is None else scale.diameter_px)
+    size = ((CAPPED,) if cells.capped else (), (UNSURE_SCALE,) if unsure and cells.records else ())
+    about = FieldRecord(
+        field.slide,
+        field.id,
+        "ok",
+        x=left,
+        y=top,
+        width=width,
+        height=height,
+        quality=measured,
+        scale=own,
+        counts=dict(sorted(counts.items())),
+        scale_used=None if scale is None else round(scale.diameter_px, 2),
+        flags=(*size[0], *size[1], *flags(measured, len(cells.records))),
+    )
+    return about, cells.records
+
+
+def _red_cell_diameter(cells: Sequence[CellRecord]) -> float | None:
+    """Median of the geometric mean side of red cells that the border did not cut, pixels."""
+    sides = [
+        float(np.sqrt((c.box[2] - c.box[0]) * (c.box[3] - c.box[1])))
+        for c in cells
+        if c.label == "RBC" and "border" not in c.flags
+    ]
+    return round(float(np.median(sides)), 2) if len(sides) >= _WHOLE_RED_CELLS else None

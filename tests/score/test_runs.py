@@ -1,0 +1,212 @@
+"""`smear runs` and `smear watch`: how far a run is, runs made one, cells for other programs, slides as they come."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pycocotools.coco import COCO
+
+from tests.cli.command import SCRIPT, inside
+from tests.score.test_resume import SMALL, begun, events, results
+
+Table = Callable[[Path, str], list[dict[str, Any]]]
+Answered = tuple[Path, Any]
+
+
+def test_status_of_a_run_that_is_killed_and_finished(slides: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for process in begun(out, slides, 1):
+        process.send_signal(signal.SIGSTOP)
+        running = inside("runs", "status", out, "--json")
+    told = json.loads(running.out)
+    assert running.code == 0
+    assert (told["state"], told["fields"]) == ("running", 6)
+    stopped = inside("runs", "status", out)
+    assert stopped.code == 1
+    assert "stopped: " in stopped.out
+    assert "--resume" in stopped.out
+    assert inside("score", slides, "--out", out, "--resume").code == 0
+    finished = inside("runs", "status", out, "--json")
+    told = json.loads(finished.out)
+    assert finished.code == 0
+    assert (told["state"], told["scored"], told["done"]) == ("finished", 6, {"ok": 6})
+    assert inside("runs", "status", tmp_path / "nowhere").code == 2
+
+
+@pytest.mark.long
+def test_runs_of_parts_of_a_folder_are_made_one(slides: Path, scored: Answered, tmp_path: Path, table: Table) -> None:
+    home = tmp_path / "slides"
+    shutil.copytree(slides, home)
+    whole = tmp_path / "whole"
+    assert inside("score", home, "--out", whole).code == 0
+    for name in ("slide-a", "slide-b", "slide-c"):
+        (home / name).rename(tmp_path / name)
+    for name in ("slide-a", "slide-b", "slide-c"):
+        (tmp_path / name).rename(home / name)
+        assert inside("score", home, "--out", tmp_path / f"run-{name}").code == 0
+        (home / name).rename(tmp_path / name)
+    for name in ("slide-a", "slide-b", "slide-c"):
+        (tmp_path / name).rename(home / name)
+    runs = [tmp_path / f"run-slide-{x}" for x in "abc"]
+    answer = inside("runs", "merge", *runs, "--out", tmp_path / "one")
+    assert answer.code == 0, answer.err
+    for name in ("cells", "fields"):
+        assert table(tmp_path / "one", name) == table(whole, name)
+    assert (tmp_path / "one" / "slides.csv").read_bytes() == (whole / "slides.csv").read_bytes()
+    assert yaml.safe_load((tmp_path / "one" / "run.yaml").read_text())["state"] == "finished"
+    again = inside("runs", "merge", runs[0], runs[0], "--out", tmp_path / "two")
+    assert again.code == 2
+    assert "is in" in again.err
+    assert not (tmp_path / "two").exists()
+    assert inside("score", home, "--out", tmp_path / "other", "--min-score", "0.9").code == 0
+    unlike = inside("runs", "merge", runs[0], tmp_path / "other", "--out", tmp_path / "two")
+    assert unlike.code == 2
+    assert "settings differ" in unlike.err
+
+
+def test_cells_for_other_programs(scored: Answered, tmp_path: Path, table: Table) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(scored[0], run)
+    for form in ("csv", "coco", "geojson"):
+        answer = inside("runs", "export", run, "--to", form)
+        assert answer.code == 0, answer.err
+    cells = table(run, "cells")
+    lines = (run / "cells.csv").read_text().splitlines()
+    assert len(lines) == len(cells) + 1
+    held = COCO(run / "coco.json")
+    assert len(held.anns) == len(cells)
+    assert {i["file_name"] for i in held.imgs.values()} == {r["field"] for r in table(run, "fields")}
+    for one, cell in zip(held.anns.values(), cells, strict=True):
+        assert held.imgs[one["image_id"]]["file_name"] == cell["field"]
+        assert held.cats[one["category_id"]]["name"] == (cell["type"] or cell["label"])
+        x, y, w, h = one["bbox"]
+        assert (x, y, x + w, y + h) == pytest.approx([cell[k] for k in ("x0", "y0", "x1", "y1")], abs=0.002)
+    features = [f for p in sorted((run / "geojson").glob("*.geojson")) for f in json.loads(p.read_text())["features"]]
+    assert len(features) == len(cells)
+    for feature in features:
+        ring = feature["geometry"]["coordinates"][0]
+        assert feature["geometry"]["type"] == "Polygon"
+        assert ring[0] == ring[-1]
+        assert feature["properties"]["objectType"] == "detection"
+        assert set(feature["properties"]["classification"]) == {"name", "color"}
+    assert inside("runs", "export", run, "--to", "excel").code == 2
+    assert inside("score", tmp_path, "--out", run, "--overwrite").code == 2  # the slides would be written over
+
+
+def test_lines_of_json_and_figures_for_prometheus(slides: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "smear.prom"
+    answer = inside("score", slides, "--out", tmp_path / "out", "--log", "json", "--metrics", figures)
+    assert answer.code == 0
+    told = [json.loads(line)["event"] for line in answer.err.splitlines() if line.strip()]
+    assert told[0] == "begun"
+    assert told[-1] == "finished"
+    lines = [line for line in figures.read_text().splitlines() if not line.startswith("#")]
+    values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+    own = f'run="{tmp_path / "out"}"'
+    assert values[f"smear_fields_planned{{{own}}}"] == 6
+    assert values[f'smear_fields_done{{{own},status="ok"}}'] == 6
+    assert values[f'smear_run_state{{{own},state="finished"}}'] == 1
+
+
+def deliver(slides: Path, target: Path, pause: float) -> None:
+    """Slides as a scanner may write them: in turns, out of order, each file in pieces."""
+    files = sorted((p for p in slides.rglob("*.jpg")), key=lambda p: p.name, reverse=True)
+    for path in files:
+        place = target / path.relative_to(slides)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        data = path.read_bytes()
+        for start in range(0, len(data), len(data) // 3):
+            with place.open("ab") as file:
+                file.write(data[start : start + len(data) // 3])
+            time.sleep(pause)
+
+
+@pytest.mark.long
+def test_slides_are_scored_once_each_as_they_come(slides: Path, tmp_path: Path, table: Table) -> None:
+    scanner, out = tmp_path / "scanner", tmp_path / "runs"
+    scanner.mkdir()
+    command = [SCRIPT, "watch", scanner, "--out", out, "--settle", "4", "--every", "0.5"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    writer = threading.Thread(target=deliver, args=(slides, scanner, 0.2))
+    writer.start()
+    try:
+        deadline = time.monotonic() + 200
+        names = ("slide-a", "slide-b", "slide-c")
+        while time.monotonic() < deadline:
+            done = [
+                n
+                for n in names
+                if (out / n / "run.yaml").is_file()
+                and yaml.safe_load((out / n / "run.yaml").read_text())["state"] == "finished"
+            ]
+            if len(done) == 3:
+                break
+            time.sleep(0.5)
+        writer.join()
+        time.sleep(6)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert sorted(line.split(":")[0] for line in said.splitlines()) == list(names)
+    for name in names:
+        assert events(out / name).count("begun") == 1
+        rows = table(out / name, "fields")
+        assert [(r["field"], r["status"]) for r in rows] == [
+            (f"{name}/field-01.jpg", "ok"),
+            (f"{name}/field-02.jpg", "ok"),
+        ]
+    one = inside("runs", "merge", *(out / n for n in names), "--out", tmp_path / "all")
+    assert one.code == 0, one.err
+    assert len(table(tmp_path / "all", "fields")) == 6
+
+
+@pytest.mark.long
+def test_a_watch_waits_for_the_mark_and_goes_on_with_what_was_stopped(slides: Path, tmp_path: Path) -> None:
+    scanner, out = tmp_path / "scanner", tmp_path / "runs"
+    shutil.copytree(slides, scanner)
+    (scanner / "slide-a" / "done").touch()
+    (scanner / "slide-b" / "done").touch()
+    (scanner / "slide-c").rename(tmp_path / "slide-c")
+    # slide-a: its run was killed before the plan was written
+    assert inside("score", scanner, "--out", out / "slide-a", *SMALL).code == 0
+    record = yaml.safe_load((out / "slide-a" / "run.yaml").read_text())
+    shutil.rmtree(out / "slide-a")
+    words = ("watch", scanner, "--out", out, "--mark", "done", "--every", "0.1", "--once")
+    assert inside(*words).code == 0
+    assert sorted(p.name for p in out.iterdir()) == ["slide-a", "slide-b"]
+    before = {name: results(out / name) for name in ("slide-a", "slide-b")}
+    assert record["state"] == "finished"
+    told = yaml.safe_load((out / "slide-a" / "run.yaml").read_text())
+    (out / "slide-a" / "run.yaml").write_text(yaml.safe_dump(told | {"state": "begun"}))
+    (out / "slide-a" / "cells" / "part-00000.parquet").unlink()
+    shutil.copy(slides / "slide-a" / "field-01.jpg", scanner / "slide-b" / "late.jpg")
+    answer = inside(*words)
+    assert answer.code == 0
+    assert answer.out.splitlines()[0].startswith("slide-a: 2 fields")
+    assert len(answer.out.splitlines()) == 1
+    assert {name: results(out / name) for name in ("slide-a", "slide-b")} == before
+
+
+def test_a_slide_without_pictures_is_said_and_the_others_are_scored(slides: Path, tmp_path: Path) -> None:
+    scanner = tmp_path / "scanner"
+    shutil.copytree(slides / "slide-a", scanner / "slide-b")
+    (scanner / "slide-a").mkdir()
+    (scanner / "slide-a" / "notes.txt").write_text("empty")
+    words = ("watch", scanner, "--out", tmp_path / "runs", "--settle", "0", "--every", "0.1", "--once")
+    answer = inside(*words)
+    assert answer.code == 3
+    assert "slide-a" in answer.err
+    assert "no images in it" in answer.err
+    assert "slide-b: 2 fields" in answer.out
