@@ -6,11 +6,14 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from detect import assets
 from detect.bundles.card import CARD, GRAPH, GRAPH_INT8, MEMBERS, WEIGHTS, Card, DetectorGraph, Metric, PrecisionCheck
 from detect.config import dump, load
 from detect.errors import BundleError
+
+P = TypeVar("P", bound=str)
 
 _OWN = (WEIGHTS, GRAPH, GRAPH_INT8)
 
@@ -68,6 +71,12 @@ class Bundle:
         if not check.offered:
             what = f"{precision} loses {check.loss} points of mAP50-95 on {check.part} of {check.data}"
             raise BundleError(what, where=str(self.path), remedy="use fp32")
+
+    def first_offered(self, precisions: Iterable[P], engine: str) -> P | None:
+        """The first of some arithmetics that the card offers with an engine; None where it offers none of them."""
+        offered = {c.precision for c in self.card.precisions if c.offered and c.engine == engine}
+        offered -= {"int8"} if GRAPH_INT8 not in self.card.files else set()
+        return next((p for p in precisions if p in offered), None)
 
     @property
     def weights(self) -> Path:

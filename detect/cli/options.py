@@ -17,6 +17,13 @@ Runtime = Annotated[
 RunPrecision = Annotated[
     str, typer.Option("--precision", help="fp32, bf16 (openvino, torch), int8 or fp16 (torch, GPU).")
 ]
+AutoPrecision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="auto: the fastest that the detector's card offers here. Or fp32, bf16, int8, fp16 (torch, GPU).",
+    ),
+]
 RunDevice = Annotated[str, typer.Option("--device", help="cpu, or cuda:0 with --runtime torch.")]
 
 ScaleChoice = Annotated[

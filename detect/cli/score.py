@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detect.cli.options import RunDevice, RunPrecision, Runtime, ScaleChoice
+from detect.cli.options import AutoPrecision, RunDevice, Runtime, ScaleChoice
 from detect.cli.output import err
 from detect.cli.output import error as say_error
 from detect.cli.output import out as console
@@ -38,7 +38,7 @@ def score(
         typer.Option("--error-rate", help="Share of cells whose likely types may lack their own, as 0.1."),
     ] = None,
     runtime: Runtime = "auto",
-    precision: RunPrecision = "fp32",
+    precision: AutoPrecision = "auto",
     device: RunDevice = "cpu",
     engine: Annotated[str, typer.Option("--engine", help="local: this machine. ray: a Ray cluster.")] = "local",
     address: Annotated[
@@ -255,7 +255,8 @@ def _print(outcome: Outcome) -> None:
         listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(6))
         console.print(f"{len(outcome.others)} files that are no pictures were left alone: {listed}", soft_wrap=True)
     total = outcome.fields["found"]
-    console.print(f"{outcome.fields_ok} of {total} fields read in {outcome.seconds:.1f} s", soft_wrap=True)
+    by = f"{outcome.engine.name} {outcome.engine.precision}"
+    console.print(f"{outcome.fields_ok} of {total} fields read in {outcome.seconds:.1f} s, by {by}", soft_wrap=True)
     if skipped := outcome.fields.get("skipped", 0):
         console.print(f"{skipped} fields left out: the report says why", soft_wrap=True)
     if outcome.fields_failed:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from detect.cli.options import RunDevice, RunPrecision, Runtime
+from detect.cli.options import AutoPrecision, RunDevice, Runtime
 from detect.cli.output import error
 from detect.cli.output import out as console
 from detect.cli.stop import asked_to_stop
@@ -28,7 +28,7 @@ def watch(
     every: Annotated[float, typer.Option("--every", help="Seconds between looks at the folder.")] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="End when every slide that is there is scored.")] = False,
     runtime: Runtime = "auto",
-    precision: RunPrecision = "fp32",
+    precision: AutoPrecision = "auto",
     device: RunDevice = "cpu",
     workers: Annotated[
         int, typer.Option("--workers", help="Processes side by side; 0 takes one per core, or per GPU.")

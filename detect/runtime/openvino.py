@@ -11,7 +11,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from detect.errors import BundleError
-from detect.runtime.base import EngineSettings
+from detect.runtime.base import EngineSettings, Precision
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what the graph leaves open: int8 is written into it
 
@@ -55,6 +55,13 @@ class OpenVino:
             request = self._mine.request = self._model.create_infer_request()
         request.infer(list(inputs), share_inputs=True)
         return tuple(np.array(request.get_output_tensor(i).data) for i in range(self._outputs))
+
+
+def fast_precisions() -> tuple[Precision, ...]:
+    """See `runtime.base.fast_precisions`."""
+    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    known: tuple[tuple[str, Precision], ...] = (("INT8", "int8"), ("BF16", "bf16"))
+    return tuple(precision for name, precision in known if name in able)
 
 
 def open_graph(path: Path, settings: EngineSettings) -> OpenVino:

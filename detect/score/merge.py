@@ -68,7 +68,7 @@ def merge(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> Conclu
         for name, one in r["manifest"].items()
     }
     opened = open_pipeline(settings.pipeline)
-    engine = EngineSettings(first["engine"]["name"], settings.precision, threads=first["engine"]["threads"])
+    engine = EngineSettings(first["engine"]["name"], first["engine"]["precision"], threads=first["engine"]["threads"])
     patterns = Patterns(opened, engine, fab=settings.pipeline.fab)
     others = tuple(sorted({name for record in records for name in record["other_files"]}))
     found = Folder(root, tuple(row.field for row in rows), others)

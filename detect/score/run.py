@@ -6,16 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detect import __version__
+from detect.bundles.folder import Bundle
 from detect.errors import ConfigError, DataError, StoppedRunError, StoreError
 from detect.images.folder import Folder, scan
 from detect.images.wholeslide import expand
 from detect.pipeline.run import open_pipeline
-from detect.runtime.base import FRAMEWORK, EngineSettings, cores
+from detect.runtime.base import FRAMEWORK, EngineSettings, cores, fast_precisions
 from detect.score import differential, manifest, plan, record
 from detect.score.conclude import conclude
 from detect.score.engine import Tasks, open_crew
@@ -41,6 +42,7 @@ class Outcome:
     fields: Mapping[str, int]  # how many were found, and how many of each status
     seconds: float
     others: tuple[str, ...]
+    engine: EngineSettings
     called: tuple[Called, ...] = ()
     synthetic: tuple[str, ...] = ()
     not_asked: tuple[str, ...] = ()
@@ -152,7 +154,7 @@ class _Leader:
         if resume:
             record.check_bundles(self.opened, self.begun, out)
         self.workers = _workers(settings)
-        self.engine = _engine(settings, self.workers, self.begun)
+        self.engine = _engine(settings, self.workers, self.opened.detector, self.begun)
         job = Job(self.found.root, out, settings, self.engine, known)
         self.patterns = Patterns(self.opened, self.engine, fab=settings.pipeline.fab)
         self.crew = open_crew(job, self.workers, settings)
@@ -307,7 +309,7 @@ class _Leader:
         )
         self._note("finished", fields=dict(came.fields))
         told = came.called, tuple(self.opened.drawn), self.ready.unreached
-        return Outcome(self.out, came.slides, came.fields, seconds, found.others, *told)
+        return Outcome(self.out, came.slides, came.fields, seconds, found.others, self.engine, *told)
 
     def _note(self, event: Event, **told: Any) -> None:
         """A line of the journal, which whoever watches the run is shown too."""
@@ -363,13 +365,17 @@ def _workers(settings: ScoreSettings) -> int:
     return len(settings.device.split(","))
 
 
-def _engine(settings: ScoreSettings, workers: int, begun: Mapping[str, Any]) -> EngineSettings:
+def _engine(settings: ScoreSettings, workers: int, detector: Bundle, begun: Mapping[str, Any]) -> EngineSettings:
     """What one worker runs graphs with. A run that is gone on with keeps its own, so that its bytes stay the same."""
     chosen = begun.get("engine", {})
     threads = chosen.get("threads") or max(1, cores() // workers)
     calls = 1 if settings.device == "cpu" else max(1, min(_CALLS, cores() // workers))
     name = chosen.get("name", settings.runtime)
-    return EngineSettings(name, settings.precision, calls, settings.device, threads).resolved()
+    precision = chosen.get("precision", settings.precision)
+    if precision != "auto":
+        return EngineSettings(name, precision, calls, settings.device, threads).resolved()
+    plain = EngineSettings(name, "fp32", calls, settings.device, threads).resolved()
+    return replace(plain, precision=detector.first_offered(fast_precisions(plain.name), plain.name) or "fp32")
 
 
 def _fields(folder: Path, out: Path, only: Collection[str]) -> Folder:

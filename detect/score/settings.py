@@ -22,7 +22,8 @@ class ScoreSettings(Settings):
         pipeline: what is asked of a field.
         engine: what leads the work to workers, see `score.engine.ENGINES`. address: of a Ray cluster; empty starts one
             on this machine.
-        runtime, precision, device: see `runtime.base.EngineSettings`.
+        runtime, precision, device: see `runtime.base.EngineSettings`. precision auto takes the fastest that the
+            detector's card offers for what it loses, on a processor that has it; else fp32.
         batch: fields per batch. part: fields per file of the store; 0 takes what suits the number of fields.
         workers: processes that score side by side, each on its share of the processor cores; 0 takes one per core, or
             per GPU.
@@ -42,7 +43,7 @@ class ScoreSettings(Settings):
     engine: Literal["local", "ray"] = "local"
     address: str = ""
     runtime: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
-    precision: Precision = "fp32"
+    precision: Precision | Literal["auto"] = "auto"
     device: str = "cpu"
     batch: int = Key(16, ge=1, le=512)
     part: int = Key(0, ge=0)

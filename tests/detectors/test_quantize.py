@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from detect import assets
 from detect.bundles.card import GRAPH_INT8, MOST_LOST
 from detect.bundles.folder import add_precisions, open_bundle
 from detect.detectors.bundled import BundleDetector
 from detect.errors import BundleError
-from detect.runtime.base import EngineSettings, installed
+from detect.runtime.base import EngineSettings, fast_precisions, installed
 from tests.cli.command import inside
 from tests.detectors.conftest import Drawn
 from tests.detectors.tiny import Tiny, write
@@ -105,6 +106,24 @@ def test_scoring_in_int8_types_cells_in_fp32(measured: tuple[Path, str], tiny: T
     words = ("score", tiny.home / "images", "--out", tmp_path / "o", "--detector", bundle, "--precision", "int8")
     answer = inside(*words)
     assert answer.code == 0, answer.err
+
+
+def test_scoring_takes_the_fastest_that_the_card_offers(
+    measured: tuple[Path, str], plain: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    kept, lost = (offered(measured, tmp_path / name, loss) for name, loss in (("kept", 0.1), ("lost", 2.0)))
+    order = ("int8", "bf16")
+    assert open_bundle(kept).first_offered(order, "openvino") == "int8"
+    assert open_bundle(kept).first_offered(order, "onnxruntime") is None  # measured with the other engine
+    assert open_bundle(lost).first_offered(("int8",), "openvino") is None
+    assert open_bundle(plain).first_offered(order, "openvino") is None
+    for bundle, wanted in ((kept, fast_precisions("openvino")[:1]), (plain, ())):
+        out = tmp_path / f"run-{bundle.name}"
+        answer = inside("score", tiny.home / "images", "--out", out, "--detector", bundle)
+        assert answer.code == 0, answer.err
+        precision = (*wanted, "fp32")[0]
+        assert f"by openvino {precision}" in answer.out
+        assert yaml.safe_load((out / "run.yaml").read_text())["engine"]["precision"] == precision
 
 
 def test_an_altered_int8_graph_is_noticed(measured: tuple[Path, str], tmp_path: Path) -> None:

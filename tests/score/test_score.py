@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from detect.bundles.folder import open_bundle
+from detect.runtime.base import fast_precisions
 from tests import drawn as sample
 from tests.cli.command import Answer, inside, smear
 from tests.data import encode
@@ -103,13 +104,15 @@ def test_the_run_record_says_what_was_done(scored: Scored, table: Table) -> None
     assert record["cells"] == len(table(scored[0], "cells"))
     hashes = {open_bundle(n).card.name: open_bundle(n).hash for n in ("cells-robust", "wbc-types-small")}
     assert record["bundles"] == hashes
-    assert record["engine"]["precision"] == "fp32"
+    fastest = open_bundle("cells-robust").first_offered(fast_precisions("openvino"), "openvino") or "fp32"
+    assert (record["engine"]["name"], record["engine"]["precision"]) == ("openvino", fastest)
     assert record["settings"]["batch"] == 16
 
 
 def test_the_command_says_where_the_report_is_and_what_it_is_not(scored: Scored) -> None:
     out, answer = scored
     assert "6 of 6 fields read" in answer.out
+    assert "by openvino" in answer.out
     assert "not a diagnosis" in answer.out
     assert str((out / "report" / "index.html").resolve()) in answer.out
     assert "slide-b: 2 fields" in answer.out
