@@ -1,44 +1,108 @@
-"""Fields a second from disk to results, and peak memory: `smear score` against `yolo predict`.
+"""The one benchmark of scoring: ours against `yolo predict`, FiftyOne, SAHI and the rate of the model alone.
 
-Both commands get the same images and weights, batch 16, at the bundle's input size; a row more shows what it takes to
-measure each slide and to look at it in the size of cells that was trained. ultralytics otherwise keeps
-its defaults, which save a drawn copy of each picture; a second row turns that off and writes text files instead, which
-is nearest to what we write. All run as whole processes, in turn, several times; the first round warms the disk
-cache and is not counted. Quote the ratios of medians of one run of this script, not the rates.
+    .venv/bin/python tools/bench_score.py predict IMAGES --out DIR [--bundle cells-yolov8n] [--runs 3] [--repeat 4]
+    .venv/bin/python tools/bench_score.py sizes   IMAGES --out DIR [--fields 300 3000 30000] [--precision bf16]
+    .venv/bin/python tools/bench_score.py mosaic  IMAGES --out DIR [--side 4000] [--slice 320]
 
-    .venv/bin/python tools/bench_score.py IMAGES [--runs 3] [--repeat 1] [--engine auto] [--precision fp32]
+Same weights, same images, same run, batch 16. `predict` times whole processes from disk to results, in turn, several
+times; the first round warms the disk cache and is not counted. "Model alone" is the rate of the engine that scoring
+took, with batches that lie in memory already; for FiftyOne and SAHI, which start slowly, only the loop is counted,
+not the start of their process: the ratio is in their favour. Both are left out where they are not installed.
+ultralytics keeps its defaults, which save a drawn picture of each field; a second row turns that off and writes text
+files, which is nearest to what we write. Those are also compared box by box with ours.
+
+Quote the ratios of medians of one run of this script, not the rates. DIR gets `bench-<what>.json` and `.png`.
 """
 
+from __future__ import annotations
+
 import argparse
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
+import psutil
+import pyarrow.dataset as ds
 import yaml
+from numpy.typing import NDArray
 
+from detect import geometry
 from detect.bundles.folder import Bundle, open_bundle
+from detect.images import decode
 from detect.images.folder import scan
+from detect.images.letterbox import place, plan
+from detect.runtime.base import EngineSettings, cores, open_graph, stack
+from detect.types import Image
 
 BIN = Path(sys.executable).parent
+BATCH, CONF, LEAST = 16, 0.25, 6.0  # seconds that the model alone is measured at least
+SAME_IOU, SAME_SCORE = 0.99, 0.01
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 @dataclass
 class Contender:
-    """One command and what its runs took."""
+    """One way, and what its runs took. seconds: of the whole process, or of its loop where it tells it itself."""
 
     name: str
     command: list[str]
+    fields: int
+    tells: bool = False
     seconds: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
 
-    def rate(self, fields: int) -> float:
+    @property
+    def rate(self) -> float:
         """Fields a second, of the median run."""
-        return fields / statistics.median(self.seconds)
+        return self.fields / statistics.median(self.seconds)
+
+    def run(self, *, count: bool) -> None:
+        """Run it whole; wall seconds, peak resident MiB of all its processes and busy cores are kept if `count`."""
+        with tempfile.TemporaryFile("w+") as log:
+            started = time.perf_counter()
+            process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, text=True)
+            peak, done = [0.0], threading.Event()
+            watcher = threading.Thread(target=_resident, args=(process.pid, peak, done))
+            watcher.start()
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+            done.set()
+            watcher.join()
+            log.seek(0)
+            said = log.read()
+        if os.waitstatus_to_exitcode(status) != 0:
+            sys.exit(f"failed: {' '.join(self.command)}\n{said[-2000:]}")
+        if count:
+            told = json.loads(said.strip().splitlines()[-1])["seconds"] if self.tells else seconds
+            self.seconds.append(told)
+            self.memory.append(peak[0])
+            self.busy.append((usage.ru_utime + usage.ru_stime) / seconds)
+
+
+def _resident(pid: int, peak: list[float], done: threading.Event) -> None:
+    """The most that a process and those it began hold together, MiB, while it runs."""
+    while not done.wait(0.25):
+        try:
+            root = psutil.Process(pid)
+            now = sum(p.memory_info().rss for p in [root, *root.children(recursive=True)])
+        except psutil.Error:
+            continue
+        peak[0] = max(peak[0], now / 2**20)
 
 
 def checkpoint(bundle: Bundle, path: Path) -> None:
@@ -55,73 +119,342 @@ def checkpoint(bundle: Bundle, path: Path) -> None:
     torch.save({"model": model, "train_args": model.args}, path)
 
 
-def timed(contender: Contender, log: Path, *, count: bool) -> None:
-    """Run a whole process; wall seconds and peak resident MiB are kept if `count`."""
+def linked(images: Path, folder: Path, count: int) -> Path:
+    """A folder of so many fields: those of `images` over and over, each round a slide of its own."""
+    sources = [f.path.resolve() for f in scan(images).fields]
+    for n, source in enumerate(islice(cycle(sources), count)):
+        slide = folder / f"round-{n // len(sources)}"
+        slide.mkdir(parents=True, exist_ok=True)
+        (slide / f"{n}-{source.name}").symlink_to(source)
+    return folder
+
+
+def ours(images: Path, out: Path, bundle: str, precision: str, *more: object) -> list[str]:
+    """Our command."""
+    words = [BIN / "smear", "score", images, "--out", out, "--overwrite", "--detector", bundle, "--batch", BATCH]
+    return [str(w) for w in (*words, "--precision", precision, *more)]
+
+
+def offered(bundle: Bundle) -> list[str]:
+    """Arithmetics that the card offers."""
+    return ["fp32", *(c.precision for c in bundle.card.precisions if c.offered)]
+
+
+def alone(bundle: Bundle, images: Path, precision: str) -> float:
+    """Fields a second of the graph by itself: batches in memory, a stream and a thread a core, as workers have them."""
+    told = bundle.detector
+    shapes: dict[tuple[int, int], list[Image]] = {}
+    for found in scan(images).fields[: 16 * BATCH]:
+        pixels = decode.read(found.path)
+        box = plan(pixels.shape[1], pixels.shape[0], told.image_size, told.stride, square=told.square)
+        out = np.empty((box.height, box.width, 3), np.uint8)
+        place(pixels, box, told.pad, out)
+        shapes.setdefault((box.height, box.width), []).append(out)
+    batches = [stack(v[i : i + BATCH]) for v in shapes.values() for i in range(0, len(v), BATCH)]
+    engine = open_graph(bundle.graph_in(precision), EngineSettings("openvino", precision, cores()))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(engine.run, batches))  # shapes are compiled
+        done, started = 0, time.perf_counter()
+        while time.perf_counter() - started < LEAST:
+            list(pool.map(engine.run, batches))
+            done += sum(len(b) for b in batches)
+        return done / (time.perf_counter() - started)
+
+
+def classified_alone(bundle: Bundle, count: int) -> float:
+    """Crops a second of a classifier's graph by itself."""
+    told = bundle.card.classifier
+    assert told is not None
+    batch = np.random.default_rng(1).integers(0, 255, (BATCH, told.image_size, told.image_size, 3), np.uint8)
+    engine = open_graph(bundle.graph, EngineSettings("openvino", "fp32", cores()))
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(engine.run, [batch] * cores()))
+        started = time.perf_counter()
+        list(pool.map(engine.run, [batch] * max(1, count // BATCH)))
+        return max(1, count // BATCH) * BATCH / (time.perf_counter() - started)
+
+
+def same_boxes(out: Path, labels: Path, images: Path, classes: Sequence[str]) -> tuple[float, int]:
+    """Share of `yolo predict`'s boxes that we have too, at IoU and score as near as above; and how many there are."""
+    cells = ds.dataset(out / "cells", format="parquet").to_table().to_pylist()
+    mine: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        mine.setdefault(Path(cell["field"]).stem, []).append(cell)
+    met = total = 0
+    for found in scan(images).fields:
+        path = labels / f"{found.path.stem}.txt"
+        if not path.is_file():
+            continue
+        width, height = decode.size(found.path)
+        rows = np.loadtxt(path, ndmin=2)
+        middle, half = rows[:, 1:3], rows[:, 3:5] / 2
+        theirs = np.concatenate([middle - half, middle + half], axis=1) * [width, height, width, height]
+        own = mine.get(found.path.stem, [])
+        boxes = np.array([[c["x0"], c["y0"], c["x1"], c["y1"]] for c in own], np.float32).reshape(-1, 4)
+        near = geometry.iou(theirs.astype(np.float32), boxes) >= SAME_IOU
+        kinds = np.array([classes.index(c["label"]) for c in own])
+        scores = np.array([c["score"] for c in own])
+        total += len(rows)
+        if len(own):
+            alike = near & (rows[:, 0][:, None] == kinds) & (abs(rows[:, 5][:, None] - scores) <= SAME_SCORE)
+            met += int(alike.any(axis=1).sum())
+    return met / max(1, total), total
+
+
+def fiftyone(images: Path, weights: Path, size: int) -> None:
+    """FiftyOne's `apply_model` over a folder, by itself; prints the seconds of the loop."""
+    import fiftyone as fo
+    from ultralytics import YOLO
+
+    paths = [str(f.path) for f in scan(images).fields]
+    model = YOLO(str(weights))
+    model.overrides.update(imgsz=size, device="cpu", conf=CONF, verbose=False)
+    dataset = fo.Dataset()
+    dataset.add_samples([fo.Sample(filepath=p) for p in paths])
     started = time.perf_counter()
-    with log.open("w") as file:
-        process = subprocess.Popen(contender.command, stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
+    dataset.apply_model(model, label_field="found", batch_size=BATCH)
     seconds = time.perf_counter() - started
-    if os.waitstatus_to_exitcode(status) != 0:
-        sys.exit(f"failed: {' '.join(contender.command)}\n{log.read_text()[-2000:]}")
-    if count:
-        contender.seconds.append(seconds)
-        contender.memory.append(usage.ru_maxrss / 1024)
+    dataset.delete()
+    print(json.dumps({"seconds": seconds}))
+
+
+def predict(asked: argparse.Namespace) -> dict[str, Any]:
+    """Disk to results on fields."""
+    bundle, runs = open_bundle(asked.bundle, "detector"), asked.runs
+    size = bundle.detector.image_size
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        images = linked(asked.images, folder / "images", asked.repeat * len(scan(asked.images).fields))
+        n = len(scan(images).fields)
+        weights = folder / "bench.pt"
+        checkpoint(bundle, weights)
+        fit = ("--scale", "fit", "--classifier", "none", "--min-score", CONF)
+        contenders = [
+            Contender(f"smear score {p}: detect, store, report", ours(images, folder / p, asked.bundle, p, *fit), n)
+            for p in offered(bundle)
+        ]
+        both = ours(images, folder / "both", asked.bundle, "fp32", "--scale", "fit")
+        contenders.append(Contender("smear score fp32: and type the white cells", both, n))
+        words = [BIN / "yolo", "predict", f"model={weights}", f"source={images}/*/*", f"batch={BATCH}", "device=cpu"]
+        words += [f"imgsz={size}", f"conf={CONF}", f"project={folder}", "exist_ok=True", "verbose=False"]
+        yolo = [str(w) for w in words]
+        contenders.append(Contender("yolo predict, defaults: detect, drawn pictures", [*yolo, "name=drawn"], n))
+        text = [*yolo, "name=text", "save=False", "save_txt=True", "save_conf=True"]
+        contenders.append(Contender("yolo predict, text only: detect, text files", text, n))
+        if asked.wide:
+            wide = [w if not w.startswith("imgsz") else f"imgsz={asked.wide}" for w in yolo]
+            wide += ["name=wide", "save=False", "save_txt=True", "save_conf=True"]
+            contenders.append(Contender(f"yolo predict, text only, at {asked.wide} px", wide, n))
+        if find_spec("fiftyone") is not None and asked.fiftyone:
+            inner = [sys.executable, __file__, "fiftyone", str(images), "--out", name, "--weights", str(weights)]
+            inner += ["--size", str(size)]
+            contenders.append(Contender("FiftyOne apply_model: detect, database (its loop only)", inner, n, tells=True))
+        rounds(contenders, runs)
+        share, boxes = same_boxes(folder / "fp32", folder / "text" / "labels", images, bundle.card.classes)
+        steady = {p: yaml.safe_load((folder / p / "run.yaml").read_text()) for p in (*offered(bundle), "both")}
+        typed = steady["both"]["cells"]
+    rates = {p: alone(bundle, asked.images, p) for p in offered(bundle)}
+    crops = classified_alone(open_bundle(asked.classifier, "classifier"), 4000)
+    out = {
+        "bundle": bundle.card.name,
+        "input": size,
+        "fields": n,
+        "rows": [asdict(c) | {"rate": c.rate} for c in contenders],
+        "model_alone": rates,
+        "crops_alone": crops,
+        "inside": {p: about["fields_per_second"] for p, about in steady.items()},
+        "cells": typed,
+        "same_boxes": share,
+        "boxes": boxes,
+    }
+    print(
+        f"{bundle.card.name}, {n} fields, input {size} px, batch {BATCH}, {cores()} cores, {runs} counted runs each\n"
+    )
+    text_only = next(c for c in contenders if "text only" in c.name)
+    print("| from disk to results | fields/s | min to max | against yolo predict, text | MiB | busy cores |")
+    print("| --- | ---: | --- | ---: | ---: | ---: |")
+    for c in contenders:
+        span = f"{n / max(c.seconds):.1f} to {n / min(c.seconds):.1f}"
+        ratio = f"{c.rate / text_only.rate:.2f}"
+        print(f"| {c.name} | {c.rate:.1f} | {span} | {ratio} | {max(c.memory):.0f} | {max(c.busy):.2f} |")
+    print(f"\nthe model alone, fields/s: {', '.join(f'{p} {r:.1f}' for p, r in rates.items())}")
+    for c, p in zip(contenders, rates, strict=False):
+        told = f"{out['inside'][p] / rates[p]:.0%}"  # type: ignore[index]
+        print(f"{p}: whole process {c.rate / rates[p]:.0%} of it, without start and report {told}")
+    print(f"boxes of yolo predict that are ours too (IoU {SAME_IOU}, score {SAME_SCORE}): {share:.2%} of {boxes}")
+    return out
+
+
+def rounds(contenders: Sequence[Contender], runs: int) -> None:
+    """All in turn; the first round is not counted."""
+    for round_ in range(runs + 1):
+        for contender in contenders:
+            contender.run(count=round_ > 0)
+            print(f"round {round_}: {contender.name}", file=sys.stderr, flush=True)
+
+
+def sizes(asked: argparse.Namespace) -> dict[str, Any]:
+    """Time and memory against the number of fields."""
+    rows = []
+    print("| fields | seconds | fields/s | peak memory of all processes, MiB |")
+    print("| ---: | ---: | ---: | ---: |")
+    for count in asked.fields:
+        with tempfile.TemporaryDirectory() as name:
+            images = linked(asked.images, Path(name) / "images", count)
+            fit = ("--scale", "fit", "--classifier", "none")
+            words = ours(images, Path(name) / "out", asked.bundle, asked.precision, *fit)
+            contender = Contender(f"{count} fields", words, count)
+            contender.run(count=True)
+            rows.append(asdict(contender) | {"rate": contender.rate})
+            seconds, memory = contender.seconds[0], contender.memory[0]
+            print(f"| {count} | {seconds:.1f} | {contender.rate:.1f} | {memory:.0f} |", flush=True)
+    return {"bundle": asked.bundle, "precision": asked.precision, "rows": rows}
+
+
+def joined(images: Path, side: int) -> Image:
+    """Fields side by side in one picture."""
+    out, x, y, tallest = np.full((side, side, 3), 114, np.uint8), 0, 0, 0
+    for found in cycle(scan(images).fields):
+        pixels = decode.read(found.path)
+        height, width = pixels.shape[:2]
+        if x + width > side:
+            x, y, tallest = 0, y + tallest, 0
+        if y + height > side:
+            return out
+        out[y : y + height, x : x + width] = pixels
+        x, tallest = x + width, max(tallest, height)
+    raise AssertionError("the fields never end")
+
+
+def sahi(images: Path, weights: Path, side: int) -> None:
+    """SAHI over every picture of a folder; prints the seconds of the loop."""
+    from sahi import AutoDetectionModel
+    from sahi.predict import get_sliced_prediction
+
+    model = AutoDetectionModel.from_pretrained(
+        "ultralytics", model_path=str(weights), confidence_threshold=CONF, device="cpu", image_size=side
+    )
+    paths = [f.path for f in scan(images).fields]
+    cut = {"slice_height": side, "slice_width": side, "overlap_height_ratio": 0.2, "overlap_width_ratio": 0.2}
+    seconds, cells = 0.0, 0
+    for path in paths:
+        started = time.perf_counter()
+        cells += len(get_sliced_prediction(str(path), model, **cut, verbose=0).object_prediction_list)
+        seconds += time.perf_counter() - started
+    print(json.dumps({"cells": cells, "seconds": seconds}))
+
+
+def mosaic(asked: argparse.Namespace) -> dict[str, Any]:
+    """Large pictures against SAHI with the same weights and slices."""
+    from detect.detectors.bundled import BundleDetector
+    from detect.images.magnification import Scale
+
+    bundle = open_bundle(asked.bundle, "detector")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder, weights = Path(name), Path(name) / "bench.pt"
+        checkpoint(bundle, weights)
+        (folder / "large").mkdir()
+        picture = cv2.cvtColor(joined(asked.images, asked.side), cv2.COLOR_RGB2BGR)
+        for n in range(asked.pictures):
+            cv2.imwrite(str(folder / "large" / f"{n}.png"), np.roll(picture, 64 * n, axis=1))
+        found: dict[str, list[tuple[float, int]]] = {}
+        red = bundle.detector.red_cell_px
+        assert red is not None
+        for round_ in range(asked.runs):
+            for precision in offered(bundle):
+                model = BundleDetector(
+                    bundle,
+                    EngineSettings("openvino", precision, cores()),  # type: ignore[arg-type]
+                    tile=asked.slice,
+                    thresholds=dict.fromkeys(bundle.card.classes, CONF),
+                    max_detections=100_000,
+                )
+                started, cells = time.perf_counter(), 0
+                for path in sorted((folder / "large").iterdir()):
+                    cells += len(model.predict([decode.read(path)], [Scale(red, red, how="given")])[0])
+                found.setdefault(f"ours {precision}, with reading", []).append((time.perf_counter() - started, cells))
+            if find_spec("sahi") is not None:
+                words = [sys.executable, __file__, "sahi", str(folder / "large"), "--out", name]
+                words += ["--weights", str(weights), "--size", str(asked.slice)]
+                done = subprocess.run(words, capture_output=True, text=True, check=True)
+                told = json.loads(done.stdout.strip().splitlines()[-1])
+                found.setdefault("SAHI, its loop only", []).append((told["seconds"], told["cells"]))
+            print(f"round {round_}", file=sys.stderr, flush=True)
+    if find_spec("sahi") is None:
+        print("SAHI is not installed: left out (pip install sahi)")
+    slowest = statistics.median(s for s, _ in found.get("SAHI, its loop only", [(float("nan"), 0)]))
+    print(f"{asked.pictures} pictures of {asked.side} x {asked.side} px, slices of {asked.slice}, {asked.runs} runs\n")
+    print("| large pictures | seconds | cells | faster than SAHI |\n| --- | ---: | ---: | ---: |")
+    for way, each in found.items():
+        median = statistics.median(s for s, _ in each)
+        print(f"| {way} | {median:.1f} | {each[0][1]} | {slowest / median:.1f} |")
+        rows.append({"name": way, "seconds": [s for s, _ in each], "cells": each[0][1]})
+    return {"bundle": bundle.card.name, "side": asked.side, "slice": asked.slice, "rows": rows}
+
+
+def drawn(told: dict[str, Any], path: Path) -> None:
+    """A picture of a benchmark: a bar for each way with the reach of its runs, or lines over the number of fields."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = told["rows"]
+    if "precision" in told:
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+        count = [r["fields"] for r in rows]
+        for axis, values, what in (
+            (axes[0], [r["seconds"][0] for r in rows], "seconds"),
+            (axes[1], [r["memory"][0] for r in rows], "peak memory, MiB"),
+        ):
+            axis.plot(count, values, marker="o")
+            axis.set(xlabel="fields", ylabel=what, xscale="log", ylim=(0, None))
+        axes[0].set_yscale("log")
+    else:
+        figure, axis = plt.subplots(figsize=(9, 0.6 + 0.42 * len(rows)), layout="constrained")
+        fields = [r.get("fields", 1) for r in rows]
+        middle: NDArray[Any] = np.array(
+            [f / statistics.median(r["seconds"]) for f, r in zip(fields, rows, strict=True)]
+        )
+        reach = [[f / max(r["seconds"]), f / min(r["seconds"])] for f, r in zip(fields, rows, strict=True)]
+        low, high = np.array(reach).T
+        axis.barh([r["name"] for r in rows], middle, xerr=[middle - low, high - middle], color="#4c72b0")
+        axis.invert_yaxis()
+        axis.set_xlabel("fields a second" if "fields" in rows[0] else "runs a second")
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
-    """Print one table."""
+    """One of the benchmarks, as a table, JSON and a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("predict", "sizes", "mosaic", "fiftyone", "sahi"))
     parser.add_argument("images", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--bundle", default="cells-yolov8n")
+    parser.add_argument("--classifier", default="wbc-types-small")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--repeat", type=int, default=1, help="times that each image stands in the folder")
-    parser.add_argument("--runtime", default="auto")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--repeat", type=int, default=4, help="times that each image stands in the folder")
+    parser.add_argument("--wide", type=int, default=0, help="an input of yolo predict besides the bundle's")
+    parser.add_argument("--fiftyone", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--fields", type=int, nargs="+", default=[300, 3000, 30000])
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--side", type=int, default=4000)
+    parser.add_argument("--slice", type=int, default=416)
+    parser.add_argument("--pictures", type=int, default=2)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--size", type=int)
     asked = parser.parse_args()
-    bundle = open_bundle(asked.bundle, "detector")
-    assert bundle.card.detector is not None
-    size = bundle.card.detector.image_size
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        images = folder / "images"
-        images.mkdir()
-        for i in range(asked.repeat):
-            for f in scan(asked.images).fields:
-                (images / f"copy-{i}").mkdir(exist_ok=True)  # a slide of its own: in one slide a picture counts once
-                (images / f"copy-{i}" / f"{i}-{f.path.name}").symlink_to(f.path.resolve())
-        n = len(scan(images).fields)
-        checkpoint(bundle, folder / "bench.pt")
-        out = folder / "out"
-        predict = [str(BIN / "yolo"), "predict", f"model={folder / 'bench.pt'}", f"source={images}/*/*", "batch=16"]
-        predict += [
-            f"imgsz={size}",
-            "device=cpu",
-            f"project={folder}",
-            "name=predict",
-            "exist_ok=True",
-            "verbose=False",
-        ]
-        ours = [str(BIN / "smear"), "score", str(images), "--out", str(out), "--overwrite", "--detector", asked.bundle]
-        ours += ["--runtime", asked.runtime, "--precision", asked.precision, "--batch", "16"]
-        contenders = [
-            Contender("smear score --scale fit: detect, crop, type, store, report", [*ours, "--scale", "fit"]),
-            Contender("smear score: the same, each slide measured and resized by its red cells", ours),
-            Contender("yolo predict, defaults: detect, drawn pictures", predict),
-            Contender("yolo predict, text only: detect, text files", [*predict, "save=False", "save_txt=True"]),
-        ]
-        for round_ in range(asked.runs + 1):
-            for contender in contenders:
-                timed(contender, folder / "log", count=round_ > 0)
-        record = yaml.safe_load((out / "run.yaml").read_text("utf-8"))
-    print(f"{n} fields, input {size} px, batch 16, {os.cpu_count()} cores, {asked.runs} counted runs each, ")
-    print(f"engine {record['engine']['name']} {record['engine']['precision']}, {record['cells']} cells found\n")
-    print("| whole process | fields/s | min to max | peak memory, MiB | takes, against the first |")
-    print("| --- | ---: | --- | ---: | ---: |")
-    for c in contenders:
-        span = f"{n / max(c.seconds):.1f} to {n / min(c.seconds):.1f}"
-        faster = f"{statistics.median(c.seconds) / statistics.median(contenders[0].seconds):.2f}"
-        print(f"| {c.name} | {c.rate(n):.1f} | {span} | {max(c.memory):.0f} | {faster} |")
+    if asked.what in ("fiftyone", "sahi"):  # as a process of its own, begun from here
+        inner: Callable[[Path, Path, int], None] = {"fiftyone": fiftyone, "sahi": sahi}[asked.what]
+        inner(asked.images, asked.weights, asked.size)
+        return
+    asked.out.mkdir(parents=True, exist_ok=True)
+    benches: dict[str, Callable[[argparse.Namespace], dict[str, Any]]]
+    benches = {"predict": predict, "sizes": sizes, "mosaic": mosaic}
+    told = benches[asked.what](asked)
+    (asked.out / f"bench-{asked.what}.json").write_text(json.dumps(told, indent=1), "utf-8")
+    drawn(told, asked.out / f"bench-{asked.what}.png")
 
 
 if __name__ == "__main__":
