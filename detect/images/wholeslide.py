@@ -129,6 +129,12 @@ def is_whole(path: Path) -> bool:
         return False
 
 
+def is_region(field: str, slide: str) -> bool:
+    """Whether a field, by its id, is a region of a whole slide."""
+    whole, mark, _ = field.rpartition("#")
+    return bool(mark) and whole == slide
+
+
 def read_field(field: Field) -> Image:
     """The pixels of a region with its margin; ImageError with a reason for a slide that has no regions."""
     if field.region is None:

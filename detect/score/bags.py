@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detect.bundles.card import TrainedOn
 from detect.classify.bags import Slides, SlideSettings
 from detect.errors import DataError
+from detect.score import overlaps
 from detect.score.store import Store, finished
 from detect.taxonomy import taxonomy
 
@@ -44,7 +45,9 @@ def bags(store: Store, names: Sequence[str]) -> dict[str, Bag]:
         names: of the probabilities that are wanted; 0 where one was not asked for.
     """
     parts: dict[str, list[Bag]] = {}
-    for table in store.cells(_COLUMNS):
+    elsewhere = overlaps.read(store.out)
+    for found in store.cells(_COLUMNS):
+        table = found.filter(overlaps.counted(found, elsewhere))
         labels = pc.unique(table.column("label")).to_pylist()
         white = pa.array([label for label in labels if taxonomy().is_a(label, "WBC")], pa.string())
         kept = table.filter(pc.is_in(table.column("label"), value_set=white))

@@ -10,7 +10,7 @@ from typing import Any
 from detect.images.folder import Folder
 from detect.pipeline.route import names_of
 from detect.pipeline.run import Opened
-from detect.score import differential, report
+from detect.score import differential, overlaps, report
 from detect.score.differential import Slide
 from detect.score.manifest import Manifest
 from detect.score.patterns import Called, Patterns
@@ -46,7 +46,7 @@ def conclude(
     asked: Sequence[str],
     not_asked: Sequence[str],
 ) -> Conclusion:
-    """Count every slide and write what is not a part: `slides.*`, `patterns.*` and the report.
+    """Count every slide and write what is not a part: `repeats.parquet`, `slides.*`, `patterns.*` and the report.
 
     Args:
         found: where the fields lie, for pictures. known: what the lab told of the slides.
@@ -54,6 +54,7 @@ def conclude(
     """
     nodes = [node for node in opened.nodes if node.bundle.card.name in asked]
     types = list(dict.fromkeys(name for node in nodes for name in names_of(node.bundle)))
+    overlaps.write(overlaps.find(store), store.out)
     slides = tuple(differential.count(store, types))
     differential.write(slides, store.out, opened.trained_on, known)
     called = tuple(patterns.call(store, slides))

@@ -11,12 +11,13 @@ from statistics import median
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from detect.evaluate.intervals import Interval, wilson
 from detect.images.quality import BLURRED
 from detect.images.quality import FLAGS as PICTURE
 from detect.pipeline.route import UNFAMILIAR
-from detect.score import manifest
+from detect.score import manifest, overlaps
 from detect.score.manifest import Manifest
 from detect.score.store import UNSURE_SCALE, Store, write_bytes, write_table
 from detect.taxonomy import UNIDENTIFIED, taxonomy
@@ -42,6 +43,7 @@ class Slide:
         fields_skipped: left out on purpose: the same picture twice, or enough cells counted before.
         white: nucleated white cells counted, smudge cells left out.
         differential: its types, "unidentified" last. beside: red cells, platelets and whatever else was found.
+        repeated: cells that stand in two fields which overlap, and are counted in the other one.
         unidentified: of those, the ones that could not be named. unfamiliar: those unlike what the models learnt from.
         scale: median diameter of the red cells over fields, pixels; None where there are too few.
         scale_spread: half the distance between the quartiles of the fields, as a part of it.
@@ -61,6 +63,7 @@ class Slide:
     unfamiliar: int = 0
     fields_skipped: int = 0
     flagged: Mapping[str, int] = made(default_factory=dict)
+    repeated: int = 0
 
     @property
     def few(self) -> bool:
@@ -91,7 +94,12 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
     labels: dict[str, Counter[str]] = {}
     kinds: dict[str, Counter[str]] = {}
     strange: Counter[str] = Counter()
-    for table in store.cells(("slide", "label", "type", "flags")):
+    elsewhere = overlaps.read(store.out)
+    repeated: Counter[str] = Counter()
+    for table in store.cells(("slide", "field", "cell", "label", "type", "flags")):
+        once = overlaps.counted(table, elsewhere)
+        repeated.update(table.filter(pc.invert(once)).column("slide").to_pylist())
+        table = table.filter(once)
         columns = [table.column(c).to_pylist() for c in ("slide", "label", "type")]
         odd = [UNFAMILIAR in flags for flags in table.column("flags").to_pylist()]
         for (slide, label, kind, unfamiliar), n in Counter(zip(*columns, odd, strict=True)).items():
@@ -140,6 +148,7 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
                 strange[name],
                 status[name]["skipped"],
                 dict(sorted(seen[name].items())),
+                repeated[name],
             )
         )
     return out
@@ -169,6 +178,7 @@ def write(slides: Iterable[Slide], out: Path, trained_on: str = "real", known: M
             ("fields_failed", pa.int64()),
             ("fields_skipped", pa.int64()),
             ("fields_blurred", pa.int64()),
+            ("cells_repeated", pa.int64()),
             ("red_cell_px", pa.float64()),
             ("scale_spread", pa.float64()),
             ("scale_unsure", pa.bool_()),
@@ -196,6 +206,7 @@ def _row(slide: Slide, line: Line) -> dict[str, object]:
         "fields_failed": slide.fields_failed,
         "fields_skipped": slide.fields_skipped,
         "fields_blurred": slide.flagged.get(BLURRED, 0),
+        "cells_repeated": slide.repeated,
         "red_cell_px": None if slide.scale is None else round(slide.scale, 1),
         "scale_spread": None if slide.scale_spread is None else round(slide.scale_spread, 3),
         "scale_unsure": slide.scale_unsure,

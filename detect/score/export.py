@@ -12,12 +12,15 @@ from typing import Any, TextIO
 import numpy as np
 
 from detect.formats import coco, geojson
+from detect.images import wholeslide
+from detect.score import overlaps
 from detect.score.store import Store, finished, rle_of
 from detect.types import Rle
 
 # QuPath's colours of classes: as the report outlines them.
 _COLOURS = {"WBC": [0, 60, 200], "RBC": [150, 150, 150], "Platelet": [230, 110, 0]}
 _PLAIN = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score", "type", "type_score")
+REPEATED = "counted in another field"
 _KNOWN = ("patient", "specimen", "stain")
 
 
@@ -116,8 +119,7 @@ def to_geojson(run: Path, folder: Path) -> int:
 
 def _picture(cell: Mapping[str, Any]) -> str:
     """The file that a cell is in: of regions their slide."""
-    whole, mark, _ = str(cell["field"]).rpartition("#")
-    return whole if mark and whole == cell["slide"] else str(cell["field"])
+    return str(cell["slide"] if wholeslide.is_region(cell["field"], cell["slide"]) else cell["field"])
 
 
 def _corners(run: Path) -> dict[str, tuple[int, int]]:
@@ -150,8 +152,13 @@ def _moved(shape: dict[str, Any], corner: tuple[int, int]) -> dict[str, Any]:
 
 
 def _cells(run: Path) -> Iterator[dict[str, Any]]:
+    """Every cell; one that is counted in another field has a flag more."""
+    elsewhere = overlaps.read(run)
     for table in Store(run).cells():
-        yield from table.to_pylist()
+        for cell in table.to_pylist():
+            if cell["cell"] in elsewhere.get(cell["field"], ()):
+                cell["flags"] = [*cell["flags"], REPEATED]
+            yield cell
 
 
 def _name(cell: Mapping[str, Any]) -> str:

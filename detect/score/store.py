@@ -25,6 +25,7 @@ from detect.score.manifest import Manifest
 from detect.types import CellRecord
 
 RUN, PLAN, JOURNAL = "run.yaml", "plan.parquet", "journal.jsonl"  # what a run leads itself by
+REPEATS = "repeats.parquet"  # cells that are counted in another field
 FINISHED = "finished"  # state of a run, in its record
 EXPORTS = {"csv": "cells.csv", "coco": "coco.json", "geojson": "geojson"}  # by their form, written on request
 CAPPED, UNSURE_SCALE = "capped", "unsure scale"  # flags of a field
@@ -119,7 +120,7 @@ class Store:
                 raise StoreError(
                     "the output folder is not empty", where=str(out), remedy="name another, or --overwrite"
                 )
-            ours = {RUN, PLAN, JOURNAL, "cells", "fields", "report", *EXPORTS}
+            ours = {RUN, PLAN, JOURNAL, REPEATS, "cells", "fields", "report", *EXPORTS}
             ours |= {f"{name}.{kind}" for name in ("slides", "patterns") for kind in ("parquet", "csv")}
             foreign = sorted(p.name for p in out.iterdir() if not (p.name in ours or _litter(p.name)))
             if foreign:

@@ -1,0 +1,126 @@
+"""Cells that stand in two fields count once, and no others are lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detect.images import decode
+from detect.score.overlaps import View, among
+from tests.cli.command import inside
+from tests.score.test_score import Table
+
+DIAMETER = 60.0
+SIDE = 640
+
+
+def smear(seed: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells that do not touch, somewhere on a plane: boxes and labels."""
+    rng = np.random.default_rng(seed)
+    middles: list[np.ndarray] = []
+    for spot in rng.uniform(0, side, (40_000, 2)):
+        if len(middles) < side * side / 9_000 and all(np.hypot(*(spot - m)) > 62 for m in middles):
+            middles.append(spot)
+    half = np.where(rng.random(len(middles)) < 0.1, 45, 30)[:, None] * rng.uniform(0.9, 1.1, (len(middles), 1))
+    at = np.array(middles)
+    return np.concatenate([at - half, at + half], axis=1), np.where(half[:, 0] > 38, "WBC", "RBC")
+
+
+def view(
+    name: str, boxes: np.ndarray, labels: np.ndarray, corner: tuple[float, float], seed: int, noise: float = 1.0
+) -> tuple[View, list[int]]:
+    """What a detector sees of the plane from a corner on, a little beside it, one cell in thirty missed."""
+    rng = np.random.default_rng(seed)
+    moved = boxes - np.tile(corner, 2) + rng.normal(0, noise, boxes.shape)
+    inside_it = np.clip(moved, 0, SIDE)
+    seen = ((inside_it[:, 2:] - inside_it[:, :2]) > 8).all(axis=1) & (rng.random(len(boxes)) > 1 / 30)
+    rows = np.flatnonzero(seen)
+    cut = (np.abs(inside_it - np.clip(moved, 1, SIDE - 1)) > 0.5).any(axis=1)[rows]
+    found = inside_it[rows].astype(np.float32)
+    return View(name, SIDE, SIDE, found, labels[rows].astype(np.str_), np.arange(len(rows)), cut), rows.tolist()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(-420, 420), st.integers(-420, 420))
+def test_every_cell_of_a_shared_stretch_counts_once(seed: int, x: int, y: int) -> None:
+    boxes, labels = smear(seed, 1600)
+    one, rows = view("a", boxes, labels, (480, 480), seed + 1)
+    two, others = view("b", boxes, labels, (480 + x, 480 + y), seed + 2)
+    far, _ = view("c", *smear(seed + 3, 1600), (480, 480), seed + 4)
+    found = among("slide", [one, two, far], DIAMETER)
+    truth = set(rows) & set(others)
+    told = set()
+    for s in found:
+        assert {s.field, s.same_field} == {"a", "b"}  # none of the other place
+        first, second = (s.cell, s.same_cell) if s.field == "a" else (s.same_cell, s.cell)
+        assert rows[first] == others[second]
+        told.add(rows[first])
+    if len(truth) >= 20:
+        assert len(told) >= 0.9 * len(truth)
+
+
+def test_a_cell_that_the_border_cut_gives_way() -> None:
+    boxes, labels = smear(5, 1600)
+    one, _ = view("a", boxes, labels, (300, 300), 1, noise=0.3)
+    two, _ = view("b", boxes, labels, (500, 300), 2, noise=0.3)
+    found = among("slide", [one, two], DIAMETER)
+    cut = {s.cell for s in found if s.field == "a"}
+    assert cut
+    assert all(one.cut[list(one.cells).index(c)] for c in cut)
+
+
+def test_three_sights_of_one_cell_are_one() -> None:
+    boxes, labels = smear(9, 1600)
+    views = [
+        view(n, boxes, labels, (300 + d, 300), i, noise=0.3)[0]
+        for i, (n, d) in enumerate(zip("abc", (0, 9, 21), strict=True))
+    ]
+    found = among("slide", views, DIAMETER)
+    kept = {(s.same_field, s.same_cell) for s in found}
+    gone = {(s.field, s.cell) for s in found}
+    assert not kept & gone
+    most = max(len(v.cells) for v in views)
+    assert sum(len(v.cells) for v in views) - len(gone) <= 1.15 * most
+
+
+def test_different_places_of_a_slide_share_nothing() -> None:
+    views = [view(f"f{n}", *smear(100 + n, 700), (20, 20), n)[0] for n in range(40)]
+    assert among("slide", views, DIAMETER) == []
+
+
+def test_fields_that_overlap_are_counted_once_by_the_command(tmp_path: Path, table: Table) -> None:
+    size = ("--slides", 1, "--fields", 1, "--size", 1000, "--px-per-um", 11, "--seed", 4)
+    assert inside("data", "synthesize", "--out", tmp_path / "drawn", *size).code == 0
+    wide = decode.read(next((tmp_path / "drawn" / "images").rglob("*.jpg")))
+    for name, x in (("left", 0), ("right", 300)):
+        (tmp_path / "slides" / "one").mkdir(parents=True, exist_ok=True)
+        crop = cv2.cvtColor(wide[:, x : x + 700], cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(tmp_path / "slides" / "one" / f"{name}.png"), crop)
+    cv2.imwrite(str(tmp_path / "slides" / "one" / "other.png"), cv2.flip(crop, 1))
+    out = tmp_path / "out"
+    answer = inside("score", tmp_path / "slides", "--out", out, "--cell-diameter-px", 80)
+    assert answer.code == 0, answer.err
+    cells, repeats = table(out, "cells"), pq.read_table(out / "repeats.parquet").to_pylist()
+    assert repeats
+    assert {r["field"] for r in repeats} | {r["same_field"] for r in repeats} == {"one/left.png", "one/right.png"}
+    boxes = {(c["field"], c["cell"]): c for c in cells}
+    for r in repeats:
+        a, b = boxes[r["field"], r["cell"]], boxes[r["same_field"], r["same_cell"]]
+        shift = 300 if a["field"] == "one/right.png" else -300
+        middle = (a["x0"] + a["x1"]) / 2 + shift, (b["x0"] + b["x1"]) / 2
+        assert middle[0] == pytest.approx(middle[1], abs=40)
+        assert a["label"] == b["label"]
+    rows = pq.read_table(out / "slides.parquet").to_pylist()
+    assert rows[0]["cells_repeated"] == len(repeats)
+    counted = sum(r["count"] for r in rows)
+    assert counted == len(cells) - len(repeats)
+    assert f"{len(repeats)} cells of overlapping fields counted once" in (out / "report" / "index.html").read_text()
+    answer = inside("runs", "export", out, "--to", "csv")
+    assert answer.code == 0
+    assert (out / "cells.csv").read_text().count("counted in another field") == len(repeats)
