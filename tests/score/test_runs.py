@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from pycocotools.coco import COCO
@@ -21,6 +22,63 @@ from tests.score.test_resume import SMALL, begun, events, results
 
 Table = Callable[[Path, str], list[dict[str, Any]]]
 Answered = tuple[Path, Any]
+
+# What QuPath 0.4 and later take as detection objects, within what RFC 7946 says of polygons.
+_POINT = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+_RING = {"type": "array", "items": _POINT, "minItems": 4}
+QUPATH = {
+    "type": "object",
+    "required": ["type", "features"],
+    "properties": {
+        "type": {"const": "FeatureCollection"},
+        "features": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["type", "geometry", "properties"],
+                "properties": {
+                    "type": {"const": "Feature"},
+                    "id": {"type": "string", "format": "uuid"},
+                    "geometry": {
+                        "type": "object",
+                        "required": ["type", "coordinates"],
+                        "properties": {
+                            "type": {"const": "Polygon"},
+                            "coordinates": {"type": "array", "items": _RING, "minItems": 1},
+                        },
+                        "additionalProperties": False,
+                    },
+                    "properties": {
+                        "type": "object",
+                        "required": ["objectType"],
+                        "properties": {
+                            "objectType": {"const": "detection"},
+                            "name": {"type": "string"},
+                            "isLocked": {"type": "boolean"},
+                            "classification": {
+                                "type": "object",
+                                "required": ["name"],
+                                "properties": {
+                                    "name": {"type": "string", "minLength": 1},
+                                    "color": {
+                                        "type": "array",
+                                        "items": {"type": "integer", "minimum": 0, "maximum": 255},
+                                        "minItems": 3,
+                                        "maxItems": 3,
+                                    },
+                                },
+                                "additionalProperties": False,
+                            },
+                            "measurements": {"type": "object", "additionalProperties": {"type": "number"}},
+                        },
+                        "additionalProperties": False,
+                    },
+                },
+                "additionalProperties": False,
+            },
+        },
+    },
+}
 
 
 def test_status_of_a_run_that_is_killed_and_finished(slides: Path, tmp_path: Path) -> None:
@@ -93,12 +151,12 @@ def test_cells_for_other_programs(scored: Answered, tmp_path: Path, table: Table
         assert (x, y, x + w, y + h) == pytest.approx([cell[k] for k in ("x0", "y0", "x1", "y1")], abs=0.002)
     features = [f for p in sorted((run / "geojson").glob("*.geojson")) for f in json.loads(p.read_text())["features"]]
     assert len(features) == len(cells)
+    for path in (run / "geojson").glob("*.geojson"):
+        jsonschema.validate(json.loads(path.read_text()), QUPATH)
     for feature in features:
-        ring = feature["geometry"]["coordinates"][0]
-        assert feature["geometry"]["type"] == "Polygon"
-        assert ring[0] == ring[-1]
-        assert feature["properties"]["objectType"] == "detection"
-        assert set(feature["properties"]["classification"]) == {"name", "color"}
+        assert all(ring[0] == ring[-1] for ring in feature["geometry"]["coordinates"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"type": "FeatureCollection", "features": [{**features[0], "geometry": None}]}, QUPATH)
     assert inside("runs", "export", run, "--to", "excel").code == 2
     assert inside("score", tmp_path, "--out", run, "--overwrite").code == 2  # the slides would be written over
 
