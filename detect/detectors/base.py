@@ -43,6 +43,9 @@ class Detector(Protocol):
     def shape(self, width: int, height: int, scale: Scale | None = None) -> tuple[int, int]:
         """(height, width) in which a field of that size is looked at; fields of one shape can share a batch."""
 
+    def ratio(self, width: int, height: int, scale: Scale | None = None) -> float | None:
+        """Pixels of the input for each of a field of that size; None where it needs every pixel of the field."""
+
     def predict(
         self,
         fields: Sequence[Image],

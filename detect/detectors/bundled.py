@@ -81,6 +81,13 @@ class BundleDetector:
         box = self._windows(width, height, scale)[0].box
         return box.height, box.width
 
+    def ratio(self, width: int, height: int, scale: Scale | None = None) -> float | None:
+        """See `Detector.ratio`. Masks are pasted into the field's own pixels, preprocessing was fitted to them."""
+        if self.settings.masks or self.settings.preprocess:
+            return None
+        box = self._windows(width, height, scale)[0].box
+        return max(box.scale_x, box.scale_y)
+
     def predict(
         self,
         fields: Sequence[Image],

@@ -154,6 +154,11 @@ class ClassicalDetector:
         del width, height, scale
         return 0, 0
 
+    def ratio(self, width: int, height: int, scale: Scale | None = None) -> float | None:
+        """See `Detector.ratio`."""
+        del width, height, scale
+        return None
+
     def predict(
         self,
         fields: Sequence[Image],

@@ -93,6 +93,12 @@ class EnsembleDetector:
         """See `Detector.shape`: that of the first member."""
         return self._members[0].shape(width, height, scale)
 
+    def ratio(self, width: int, height: int, scale: Scale | None = None) -> float | None:
+        """See `Detector.ratio`: the largest of its members'."""
+        each = [member.ratio(width, height, scale) for member in self._members]
+        known = [ratio for ratio in each if ratio is not None]
+        return max(known) if len(known) == len(each) else None
+
     def predict(
         self,
         fields: Sequence[Image],

@@ -137,6 +137,12 @@ class Pipeline:
         self._measured_flags = (SYNTHETIC,) if by == "synthetic" else ()
         self.asked, self.unreached = self._router.reached, self._router.unreached
 
+    def ratio(self, width: int, height: int, scale: Scale | None) -> float | None:
+        """See `Detector.ratio`; what is asked of cells needs every pixel of them."""
+        if self.asked or self._segmenter is not None:
+            return None
+        return self.detector.ratio(width, height, scale)
+
     def run(
         self,
         fields: Sequence[Image],

@@ -6,7 +6,6 @@ order: the same part gives the same bytes, whoever works on it and whenever.
 
 from __future__ import annotations
 
-import errno
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,35 +13,30 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
 
-from detect.errors import DataError, ImageError
-from detect.images import decode, wholeslide
+from detect.errors import ImageError
+from detect.images import wholeslide
+from detect.images.decode import Shrink
 from detect.images.magnification import Scale, given
 from detect.images.quality import flags, quality
 from detect.pipeline.run import Cells, Pipeline, open_pipeline
 from detect.runtime.base import EngineSettings
 from detect.score.differential import white_type
 from detect.score.manifest import Manifest
-from detect.score.plan import Planned, content_hash, is_slide, slide_hash
+from detect.score.plan import Planned
+from detect.score.reading import Picture, Reader
 from detect.score.scales import Looked, check_scale, look
 from detect.score.settings import ScoreSettings
 from detect.score.store import CAPPED, UNSURE_SCALE, FieldRecord, Store
 from detect.taxonomy import taxonomy
-from detect.types import CellRecord, Field, Image
+from detect.types import CellRecord, Field
 
 _HELD_PIXELS = 24_000_000  # most pixels that wait for a batch: huge fields make small batches, so memory stays flat
 _WHOLE_RED_CELLS = 5  # fewer say nothing of a field's scale
 _AHEAD = 2  # batches that are decoded while one is worked on
-# What a share or a disk says when it may well be there again in a moment.
-_PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED}
-_PASSING |= {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ESTALE, errno.ENOTCONN}
-_WAITS = (0.5, 1.0, 2.0)  # seconds before a read that failed so is tried again
-
-T = TypeVar("T")
 Row = tuple[FieldRecord, tuple[CellRecord, ...]]
 
 
@@ -138,7 +132,7 @@ class Worker:
         opened, settings = open_pipeline(job.settings.pipeline), job.settings
         self._pipeline = Pipeline(opened, job.engine, min_score=settings.min_score, thresholds=settings.thresholds)
         check_scale(self._pipeline.detector, settings)
-        self._store = Store(job.out)
+        self._store, self._reader = Store(job.out), Reader(job.root, alive)
         asked = tuple(node.bundle.card.name for node in self._pipeline.asked)
         self.ready = Ready(asked, tuple(self._pipeline.unreached))
 
@@ -149,10 +143,10 @@ class Worker:
     def alone(self, planned: Planned, looked: Looked) -> None:
         """Look at one field by itself, and forget what was found: does it end this process?"""
         try:
-            pixels = self._read(planned)
+            picture = self._reader.read(planned, self._shrink(looked))
         except ImageError:
             return
-        self._score([planned.field], [pixels], {planned.field.slide: looked})
+        self._score([planned.field], [picture], {planned.field.slide: looked})
 
     def _measure(self, task: Measure) -> Looked:
         known = self._job.manifest.scale(task.slide)
@@ -161,7 +155,7 @@ class Worker:
             with suppress(ImageError):  # gone since the run was planned: its fields will tell
                 told = given(mpp=wholeslide.opened(task.fields[0].path).mpp)
         found = look(self._pipeline.detector, task.fields, self._job.settings, known, told)
-        self._still_there()
+        self._reader.still_there()
         return found
 
     def _part(self, part: Part) -> Done:
@@ -210,112 +204,80 @@ class Worker:
                         rows[slot] = row
                     self._alive(len(slots))
 
-            for slots, pixels in self._batches(part, readers, rows):
+            for slots, pictures in self._batches(part, readers, rows):
                 names = [part.rows[i].field for i in slots]
-                running.append((slots, pool.submit(self._score, names, pixels, part.looked)))
+                running.append((slots, pool.submit(self._score, names, pictures, part.looked)))
                 settle(_AHEAD if self._job.engine.workers > 1 else 1)
             settle(0)
         return [row for row in rows if row is not None]
 
     def _batches(
         self, part: Part, readers: ThreadPoolExecutor, rows: list[Row | None]
-    ) -> Iterator[tuple[list[int], list[Image]]]:
+    ) -> Iterator[tuple[list[int], list[Picture]]]:
         """Batches of one shape in the detector; a field that cannot be read becomes its row at once."""
         size = self._job.settings.batch
         buckets: dict[tuple[int, int], _Bucket] = {}
         wanted = [slot for slot, row in enumerate(rows) if row is None]
         self._alive(len(rows) - len(wanted))
-        for slot, result in zip(wanted, self._decoded([part.rows[i] for i in wanted], readers), strict=True):
+        for slot, result in zip(wanted, self._decoded(part, wanted, readers), strict=True):
             field = part.rows[slot].field
             if isinstance(result, ImageError):
                 rows[slot] = (FieldRecord(field.slide, field.id, "failed", result.problem), ())
                 self._alive(1)
                 continue
-            height, width = result.shape[:2]
-            key = self._pipeline.detector.shape(width, height, part.looked[field.slide].scale)
+            key = self._pipeline.detector.shape(result.width, result.height, part.looked[field.slide].scale)
             bucket = buckets.setdefault(key, _Bucket([], []))
             bucket.slots.append(slot)
-            bucket.pixels.append(result)
-            bucket.area += height * width
+            bucket.pictures.append(result)
+            bucket.area += result.pixels.shape[0] * result.pixels.shape[1]
             if len(bucket.slots) >= size:
-                yield bucket.slots, bucket.pixels
+                yield bucket.slots, bucket.pictures
                 del buckets[key]
             while sum(b.area for b in buckets.values()) >= _HELD_PIXELS:
                 fullest = max(buckets, key=lambda k: buckets[k].area)
-                yield buckets[fullest].slots, buckets[fullest].pixels
+                yield buckets[fullest].slots, buckets[fullest].pictures
                 del buckets[fullest]
         for bucket in buckets.values():
-            yield bucket.slots, bucket.pixels
+            yield bucket.slots, bucket.pictures
 
-    def _decoded(self, fields: Sequence[Planned], readers: ThreadPoolExecutor) -> Iterator[Image | ImageError]:
+    def _decoded(self, part: Part, slots: Sequence[int], readers: ThreadPoolExecutor) -> Iterator[Picture | ImageError]:
         """Decoded fields in order, read ahead by a number that grows while they are small."""
-        waiting: deque[Future[Image | ImageError]] = deque()
+        waiting: deque[Future[Picture | ImageError]] = deque()
         most, position, allowed = _AHEAD * self._job.settings.batch, 0, 1
-        while position < len(fields) or waiting:
-            while position < len(fields) and len(waiting) < allowed:
-                waiting.append(readers.submit(self._tried, fields[position]))
+        while position < len(slots) or waiting:
+            while position < len(slots) and len(waiting) < allowed:
+                planned = part.rows[slots[position]]
+                shrink = self._shrink(part.looked[planned.field.slide])
+                waiting.append(readers.submit(self._reader.tried, planned, shrink))
                 position += 1
             result = waiting.popleft().result()
             if not isinstance(result, ImageError):
-                fitting = _HELD_PIXELS // max(1, result.shape[0] * result.shape[1])
+                fitting = _HELD_PIXELS // max(1, result.pixels.shape[0] * result.pixels.shape[1])
                 allowed = max(1, min(most, fitting, 2 * allowed))
             yield result
 
-    def _tried(self, planned: Planned) -> Image | ImageError:
-        try:
-            return self._read(planned)
-        except ImageError as error:
-            return error
+    def _shrink(self, looked: Looked) -> Shrink:
+        """How much smaller a field of a slide may be read: to no less than the pixels that the detector looks at."""
 
-    def _read(self, planned: Planned) -> Image:
-        """The pixels of a field, if it still is what was planned."""
-        self._alive(0)
-        field = planned.field
-        try:
-            if is_slide(field):
-                self._unchanged(planned, self._often(planned, lambda: _hash_of_slide(field.path)))
-                return self._often(planned, lambda: wholeslide.read_field(field))
-            data = self._often(planned, lambda: decode.raw(field.path))
-            self._unchanged(planned, content_hash(data) if planned.hash else "")
-            return decode.decode(data)
-        except MemoryError:
-            raise ImageError("too large for this machine's memory") from None
+        def times(width: int, height: int) -> int:
+            ratio = None if looked.each else self._pipeline.ratio(width, height, looked.scale)
+            return 1 if ratio is None else next((n for n in (8, 4, 2) if n * ratio <= 1), 1)
 
-    def _unchanged(self, planned: Planned, now: str) -> None:
-        if planned.hash and now != planned.hash:
-            raise ImageError("changed since the run was planned", remedy="score it in a run of its own")
+        return times
 
-    def _still_there(self) -> None:
-        """DataError where the input folder has gone: then nothing says that a field cannot be read."""
-        if not self._job.root.is_dir():
-            what = "the input folder cannot be reached any more"
-            remedy = "bring it back, then go on with --resume: nothing is lost"
-            raise DataError(what, where=str(self._job.root), remedy=remedy)
-
-    def _often(self, planned: Planned, read: Callable[[], T]) -> T:
-        """What is read; tried again where a share or a disk is away for a moment."""
-        for wait in (*_WAITS, None):
-            try:
-                return read()
-            except ImageError as error:
-                self._still_there()
-                why = getattr(error.__cause__, "errno", None)
-                if why == errno.ENOENT and planned.hash:
-                    raise ImageError("vanished since the run was planned", remedy="bring it back") from error
-                if why not in _PASSING or wait is None:
-                    raise
-                time.sleep(wait)
-        raise AssertionError("the last try raises or returns")
-
-    def _score(self, fields: Sequence[Field], pixels: list[Image], slides: Mapping[str, Looked]) -> list[Row]:
+    def _score(self, fields: Sequence[Field], pictures: list[Picture], slides: Mapping[str, Looked]) -> list[Row]:
         cv2.setNumThreads(1)
         detector = self._pipeline.detector
+        pixels = [picture.pixels for picture in pictures]
         scales = [slides[f.slide].of(detector, p) for f, p in zip(fields, pixels, strict=True)]
         failed = [slides[f.slide].failed for f in fields]
-        results = self._pipeline.run(pixels, [(f.slide, f.id) for f in fields], scales)
+        looked = [_shrunk(scale, picture) for scale, picture in zip(scales, pictures, strict=True)]
+        results = self._pipeline.run(pixels, [(f.slide, f.id) for f in fields], looked)
         return [
-            _row(field, picture, _own(field, cells), scale, unsure=bad or (scale is not None and not scale.sure))
-            for field, picture, cells, scale, bad in zip(fields, pixels, results, scales, failed, strict=True)
+            _row(
+                field, picture, _own(field, _grown(cells, picture)), scale, unsure=bad or bool(scale and not scale.sure)
+            )
+            for field, picture, cells, scale, bad in zip(fields, pictures, results, scales, failed, strict=True)
         ]
 
 
@@ -324,15 +286,8 @@ class _Bucket:
     """Fields of one shape in the detector that wait for their batch."""
 
     slots: list[int]
-    pixels: list[Image]
+    pictures: list[Picture]
     area: int = 0
-
-
-def _hash_of_slide(path: Path) -> str:
-    try:
-        return slide_hash(path)
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}", remedy="check the file") from error
 
 
 def _beyond(slide: str, field: str, most: int) -> Row:
@@ -345,6 +300,25 @@ def _white(row: Row) -> int:
     """Nucleated white cells of a field, as the differential counts them."""
     tree = taxonomy()
     return sum(tree.is_a(c.label, "WBC") and tree.in_differential(white_type(c.label, c.type)) for c in row[1])
+
+
+def _shrunk(scale: Scale | None, picture: Picture) -> Scale | None:
+    """The scale of a field in the pixels of the picture that was read of it."""
+    if scale is None or picture.shrunk == (1, 1):
+        return scale
+    across, down = picture.shrunk
+    return replace(scale, width_px=scale.width_px / across, height_px=scale.height_px / down)
+
+
+def _grown(cells: Cells, picture: Picture) -> Cells:
+    """Cells of a picture in pixels of its field."""
+    if picture.shrunk == (1, 1):
+        return cells
+    a, b = picture.shrunk
+    return Cells(
+        tuple(replace(c, box=(c.box[0] * a, c.box[1] * b, c.box[2] * a, c.box[3] * b)) for c in cells.records),
+        cells.capped,
+    )
 
 
 def _own(field: Field, cells: Cells) -> Cells:
@@ -362,14 +336,14 @@ def _own(field: Field, cells: Cells) -> Cells:
     return Cells(tuple(own), cells.capped)
 
 
-def _row(field: Field, pixels: Image, cells: Cells, scale: Scale | None, *, unsure: bool) -> Row:
+def _row(field: Field, picture: Picture, cells: Cells, scale: Scale | None, *, unsure: bool) -> Row:
     counts: dict[str, int] = {}
     for record in cells.records:
         counts[record.label] = counts.get(record.label, 0) + 1
-    height, width = pixels.shape[:2]
     left, top = (0, 0) if field.region is None else wholeslide.with_margin(field)[:2]
     own = _red_cell_diameter(cells.records)
-    measured = quality(pixels, own if own is not None else None if scale is None else scale.diameter_px)
+    diameter = own if own is not None else None if scale is None else scale.diameter_px
+    measured = quality(picture.pixels, None if diameter is None else diameter / picture.shrunk[0])
     size = ((CAPPED,) if cells.capped else (), (UNSURE_SCALE,) if unsure and cells.records else ())
     about = FieldRecord(
         field.slide,
@@ -377,8 +351,8 @@ def _row(field: Field, pixels: Image, cells: Cells, scale: Scale | None, *, unsu
         "ok",
         x=left,
         y=top,
-        width=width,
-        height=height,
+        width=picture.width,
+        height=picture.height,
         quality=measured,
         scale=own,
         counts=dict(sorted(counts.items())),

@@ -271,3 +271,34 @@ def test_real_fields_are_those_of_pillow(shared_data: Path) -> None:
     assert len(paths) >= 9
     for path in paths:
         assert apart(decode.read(path), by_pillow(path.read_bytes())) < 0.5, path.name
+
+
+@pytest.mark.parametrize("times", [2, 4, 8])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_may_come_out_smaller(times: int, orientation: int) -> None:
+    picture = cv2.GaussianBlur(data.smear(), (0, 0), 3)[:121, :201]
+    exif = PilImage.Exif()
+    exif[0x0112] = orientation
+    content = io.BytesIO()
+    PilImage.fromarray(picture).save(content, "JPEG", quality=95, exif=exif)
+    whole = decode.decode(content.getvalue())
+    asked: list[tuple[int, int]] = []
+
+    def shrink(width: int, height: int) -> int:
+        asked.append((width, height))
+        return times
+
+    pixels, width, height = decode.sized(content.getvalue(), shrink)
+    assert asked == [(width, height)] == [(whole.shape[1], whole.shape[0])]
+    assert pixels.shape == (-(-height // times), -(-width // times), 3)
+    inner = slice(0, height // times * times), slice(0, width // times * times)
+    means = whole[inner].reshape(height // times, times, width // times, times, 3).mean(axis=(1, 3))
+    assert apart(pixels[: means.shape[0], : means.shape[1]], means) < 2.5
+    png = data.encode(picture, "PNG")
+    assert np.array_equal(decode.sized(png, shrink)[0], picture)
+
+
+def test_a_cut_jpeg_is_refused_however_small_it_may_come_out() -> None:
+    content = data.encode(data.smear(), "JPEG")
+    with pytest.raises(ImageError):
+        decode.sized(content[: len(content) // 2], lambda width, height: 2)

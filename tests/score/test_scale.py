@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import yaml
 
-from detect import assets
+from detect import assets, geometry
 from detect.bundles.folder import open_bundle, write_card
 from detect.data.smear import field as fields
 from detect.data.smear import slide
 from detect.data.smear.settings import load_smear
+from detect.images import decode
 from detect.types import Image
 from tests.cli.command import inside
 from tests.data import encode
@@ -144,3 +145,40 @@ def test_the_classical_method_measures_each_field_by_itself(home: Path, tmp_path
     rows = table(tmp_path / "o", "fields")
     assert {r["scale_used"] for r in rows} == {None}
     assert all(r["flags"] == [] for r in rows)
+
+
+def test_large_jpegs_are_unpacked_smaller_where_only_cells_are_asked_for(tmp_path: Path, table: Table) -> None:
+    drawn = [cv2.resize(picture(k), None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)[:2043, :1997] for k in range(2)]
+    runs = {}
+    for kind in ("JPEG", "PNG"):
+        slides = tmp_path / kind / "one"
+        slides.mkdir(parents=True)
+        for k, pixels in enumerate(drawn):
+            jpeg = encode(np.ascontiguousarray(pixels), "JPEG")
+            content = jpeg if kind == "JPEG" else encode(decode.decode(jpeg), "PNG")
+            (slides / f"{k}.{kind.lower()}").write_bytes(content)
+        for more in (("--scale", "fit"), ("--cell-diameter-px", 330)):
+            out = tmp_path / f"{kind}-{more[0]}"
+            words = ("--out", out, "--classifier", "none", "--precision", "fp32", *more)
+            answer = inside("score", slides.parent, *words)
+            assert answer.code == 0, answer.err
+            runs[kind, more[0]] = table(out, "cells"), table(out, "fields")
+    for more in ("--scale", "--cell-diameter-px"):
+        (small, about), (whole, told) = runs["JPEG", more], runs["PNG", more]
+        for a, b in zip(about, told, strict=True):
+            assert (a["width"], a["height"]) == (b["width"], b["height"]) == (1997, 2043)
+            assert a["scale"] == pytest.approx(b["scale"], rel=0.02)
+        assert len(whole) > 20
+        assert len(small) == pytest.approx(len(whole), rel=0.05)
+        met, apart = 0, 0.0
+        for cell in whole:
+            own = [
+                c for c in small if Path(c["field"]).stem == Path(cell["field"]).stem and c["label"] == cell["label"]
+            ]
+            box = np.array([[cell[k] for k in ("x0", "y0", "x1", "y1")]], np.float32)
+            near = geometry.iou(box, np.array([[c[k] for k in ("x0", "y0", "x1", "y1")] for c in own], np.float32))[0]
+            if near.max() > 0.8:
+                other = own[int(near.argmax())]
+                met, apart = met + 1, apart + np.mean([other[k] - cell[k] for k in ("x0", "y0", "x1", "y1")])
+        assert met >= 0.95 * len(whole)
+        assert abs(apart / met) < 2  # of 2,000 pixels: nothing is shifted
