@@ -230,9 +230,9 @@ def write(found: Sequence[Sighting], out: Path) -> None:
 def counted(cells: pa.Table, elsewhere: Mapping[str, Collection[int]]) -> pa.Array:
     """Of the rows of a table of cells, with columns `field` and `cell`, those that are not counted in another field."""
     if not elsewhere:
-        return pa.array([True] * len(cells))
+        return pa.array([True] * len(cells), pa.bool_())
     each = zip(cells.column("field").to_pylist(), cells.column("cell").to_pylist(), strict=True)
-    return pa.array([cell not in elsewhere.get(name, ()) for name, cell in each])
+    return pa.array([cell not in elsewhere.get(name, ()) for name, cell in each], pa.bool_())
 
 
 def read(out: Path) -> Mapping[str, Collection[int]]:

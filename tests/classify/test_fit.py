@@ -48,13 +48,10 @@ CROP = {"image_size": 48, "margin": 0.1}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def _one_core(one_thread: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("detect.classify.learn.cores", lambda: 1)
-        torch.set_num_threads(1)
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

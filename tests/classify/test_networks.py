@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,8 @@ from detect.classify.networks.parts import OrthogonalHead, StainDeconvolution  #
 from detect.classify.networks.quaternion import QuaternionConv  # noqa: E402
 from detect.runtime.base import EngineSettings, installed, open_graph  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LIGHT = {
     "lenet",
     "cnn-gru",
@@ -34,15 +35,6 @@ LIGHT = {
     "vit-tiny",
 }
 HEAVY = {"vgg16", "vgg19", "nasnet", "inception-resnet-v2", "resnet101", "darknet53", "alexnet", "densenet161"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for one another are slow on a busy machine, and nothing here is large."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def crops(n: int, side: int, seed: int = 1) -> torch.Tensor:

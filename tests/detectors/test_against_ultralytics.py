@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,12 @@ from detect.runtime.base import EngineSettings, installed
 from detect.types import Detections, Image
 from tests.detectors.conftest import Drawn
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 torch = pytest.importorskip("torch", reason="torch is not installed")
 adapter = pytest.importorskip("detect.detectors.ultralytics", reason="ultralytics is not installed")
 
 LIMIT = 0.2
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for one another are slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

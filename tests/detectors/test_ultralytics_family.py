@@ -48,14 +48,10 @@ KINDS = (
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for one another are slow on a busy machine, and nothing here is large."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _one_core(one_thread: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adapter, "cores", lambda: 1)
         yield
-    torch.set_num_threads(before)
 
 
 def settings_of(model: str, **changes: Any) -> DetectorSettings:

@@ -14,6 +14,7 @@ from tests import drawn as sample
 from tests.cli.command import Answer, inside, smear
 from tests.data import bad_files
 
+SMALL = ("--batch", "2", "--workers", "2")  # parts of two fields
 # Files of a run that must be the same bytes each time.
 RESULTS = ("cells/part-00000.parquet", "fields/part-00000.parquet", "slides.parquet", "slides.csv")
 
@@ -33,6 +34,23 @@ def scored(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     answer = smear("score", slides, "--out", out)
     assert answer.code == 0, answer.err
     return out, answer
+
+
+@pytest.fixture(scope="session")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three slides of eight fields."""
+    folder = tmp_path_factory.mktemp("night") / "slides"
+    sample.write_slides(folder, 8, 5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a night that nothing stopped, in small parts."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    answer = smear("score", night, "--out", out, *SMALL)
+    assert answer.code == 0, answer.err
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests import drawn as sample
 from tests.cli.command import SCRIPT, inside, smear
 from tests.data import bad_files
 from tests.score.test_resume import SMALL, events, results
@@ -32,23 +31,6 @@ def fsync(handle):
     real(handle)
 os.fsync = fsync
 """
-
-
-@pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three slides of eight fields."""
-    folder = tmp_path_factory.mktemp("night") / "slides"
-    sample.write_slides(folder, 8, 3)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing stopped."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    answer = smear("score", night, "--out", out, *SMALL)
-    assert answer.code == 0, answer.err
-    return out
 
 
 @pytest.mark.long

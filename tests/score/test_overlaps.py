@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detect.images import decode
-from detect.score.overlaps import View, among
+from detect.score.overlaps import View, among, counted
+from detect.score.store import CELLS
 from tests.cli.command import inside
 from tests.score.test_score import Table
 
@@ -87,6 +88,12 @@ def test_three_sights_of_one_cell_are_one() -> None:
     assert not kept & gone
     most = max(len(v.cells) for v in views)
     assert sum(len(v.cells) for v in views) - len(gone) <= 1.15 * most
+
+
+def test_a_part_without_cells_has_none_to_count() -> None:
+    for elsewhere in ({}, {"a": {1}}):
+        assert counted(CELLS.empty_table(), elsewhere).to_pylist() == []
+        assert counted(CELLS.empty_table(), elsewhere).type == "bool"
 
 
 def test_different_places_of_a_slide_share_nothing() -> None:

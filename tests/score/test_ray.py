@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import drawn as sample
 from tests.cli.command import SCRIPT, smear
 from tests.score.test_resume import SMALL, events, results
 
@@ -32,22 +31,6 @@ for line in sys.stdin:
         print("lost", flush=True)
 cluster.shutdown()
 """
-
-
-@pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three slides of eight fields."""
-    folder = tmp_path_factory.mktemp("night") / "slides"
-    sample.write_slides(folder, 8, 5)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of the local engine."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    assert smear("score", night, "--out", out, *SMALL).code == 0
-    return out
 
 
 def test_a_cluster_of_this_machine_gives_the_local_engines_bytes(night: Path, whole: Path, tmp_path: Path) -> None:

@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests import drawn as sample
 from tests.cli.command import SCRIPT, inside, smear
+from tests.score.conftest import SMALL
 
 # What a run knows of times and machines; everything else must be the same bytes.
 TIMES = {"run.yaml", "journal.jsonl"}
-SMALL = ("--batch", "2", "--workers", "2")
 Table = Callable[[Path, str], list[dict[str, Any]]]
 
 
@@ -33,24 +32,6 @@ def results(out: Path) -> dict[str, bytes]:
 def events(out: Path) -> list[str]:
     """What the journal tells, in order."""
     return [json.loads(line)["event"] for line in (out / "journal.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three slides of six fields, in small parts."""
-    folder = tmp_path_factory.mktemp("night") / "slides"
-    sample.write_slides(folder, 6, 5)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing stopped."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    answer = inside("score", night, "--out", out, *SMALL)
-    assert answer.code == 0, answer.err
-    assert events(out).count("part") == 9
-    return out
 
 
 def begun(out: Path, night: Path, parts: int, *more: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -87,7 +68,7 @@ def test_a_signal_finishes_the_parts_in_hand(night: Path, whole: Path, tmp_path:
         assert process.wait(60) == 130
     told = events(out)
     assert told[-1] == "stopped"
-    assert 1 <= told.count("part") < 9
+    assert 1 <= told.count("part") < 12
     assert not list(out.rglob("*.partial"))
     before = {name: data for name, data in results(out).items() if name.startswith("fields/")}
     assert inside("score", night, "--out", out, "--resume", "--workers", "1").code == 0
@@ -112,7 +93,7 @@ def test_a_finished_run_is_not_done_again(night: Path, whole: Path, tmp_path: Pa
     shutil.copytree(whole, out)
     answer = inside("score", night, "--out", out, "--resume")
     assert answer.code == 0
-    assert events(out).count("part") == 9
+    assert events(out).count("part") == 12
     assert results(out) == results(whole)
 
 
@@ -210,11 +191,11 @@ def test_files_that_change_vanish_or_appear(night: Path, tmp_path: Path, table: 
     answer = inside("score", slides, "--out", out, "--resume")
     assert answer.code == 3
     rows = {row["field"]: row for row in table(out, "fields")}
-    assert len(rows) == 19
+    assert len(rows) == 25
     for name, why in ((changed, "changed since"), (gone, "vanished since"), ("slide-a/zz-new.jpg", "appeared after")):
         assert rows[name]["status"] == "failed"
         assert why in rows[name]["reason"]
-    assert sum(row["status"] == "ok" for row in rows.values()) == 16
+    assert sum(row["status"] == "ok" for row in rows.values()) == 22
 
 
 @pytest.mark.long
