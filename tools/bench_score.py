@@ -1,15 +1,16 @@
 """The one benchmark of scoring: ours against `yolo predict`, FiftyOne, SAHI and the rate of the model alone.
 
-    .venv/bin/python tools/bench_score.py predict IMAGES --out DIR [--bundle cells-yolov8n] [--runs 3] [--repeat 4]
+    .venv/bin/python tools/bench_score.py predict IMAGES --out DIR [--bundle NAME] [--runs 1] [--repeat 4] [--wide 640]
     .venv/bin/python tools/bench_score.py sizes   IMAGES --out DIR [--fields 300 3000 30000] [--precision bf16]
-    .venv/bin/python tools/bench_score.py mosaic  IMAGES --out DIR [--side 4000] [--slice 320]
+    .venv/bin/python tools/bench_score.py mosaic  IMAGES --out DIR [--side 4000] [--slice 416]
+    .venv/bin/python tools/bench_score.py ray     IMAGES --out DIR [--repeat 4]
 
-Same weights, same images, same run, batch 16. `predict` times whole processes from disk to results, in turn, several
-times; the first round warms the disk cache and is not counted. "Model alone" is the rate of the engine that scoring
-took, with batches that lie in memory already; for FiftyOne and SAHI, which start slowly, only the loop is counted,
-not the start of their process: the ratio is in their favour. Both are left out where they are not installed.
-ultralytics keeps its defaults, which save a drawn picture of each field; a second row turns that off and writes text
-files, which is nearest to what we write. Those are also compared box by box with ours.
+Same weights, same images, same run, batch 16. `predict` times whole processes from disk to results, in turn, after
+every file was read once. "Model alone" is the rate of the engine that scoring took, with batches that lie in memory
+already; for FiftyOne and SAHI, which start slowly, only the loop is counted, not the start of their process: the
+ratio is in their favour. Both are left out where they are not installed. ultralytics keeps its defaults, which save a
+drawn picture of each field; a second row turns that off and writes text files, which is nearest to what we write.
+Those are also compared box by box with ours.
 
 Quote the ratios of medians of one run of this script, not the rates. DIR gets `bench-<what>.json` and `.png`.
 """
@@ -17,161 +18,50 @@ Quote the ratios of medians of one run of this script, not the rates. DIR gets `
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.util import find_spec
-from itertools import cycle, islice
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 import pyarrow.dataset as ds
 import yaml
+from contenders import BATCH, BIN, CONF, Contender, alone, checkpoint, classified_alone, linked, offered, ours
 from numpy.typing import NDArray
 
 from detect import geometry
-from detect.bundles.folder import Bundle, open_bundle
+from detect.bundles.folder import open_bundle
 from detect.images import decode
 from detect.images.folder import scan
-from detect.images.letterbox import place, plan
-from detect.runtime.base import EngineSettings, cores, open_graph, stack
+from detect.runtime.base import EngineSettings, cores
 from detect.types import Image
 
-BIN = Path(sys.executable).parent
-BATCH, CONF, LEAST = 16, 0.25, 6.0  # seconds that the model alone is measured at least
+INNER = str(Path(__file__).with_name("contenders.py"))
 SAME_IOU, SAME_SCORE = 0.99, 0.01
 PRECISIONS = ("fp32", "bf16", "int8")
 
-
-@dataclass
-class Contender:
-    """One way, and what its runs took. seconds: of the whole process, or of its loop where it tells it itself."""
-
-    name: str
-    command: list[str]
-    fields: int
-    tells: bool = False
-    seconds: list[float] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
-    busy: list[float] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        """Fields a second, of the median run."""
-        return self.fields / statistics.median(self.seconds)
-
-    def run(self, *, count: bool) -> None:
-        """Run it whole; wall seconds, peak resident MiB of all its processes and busy cores are kept if `count`."""
-        with tempfile.TemporaryFile("w+") as log:
-            started = time.perf_counter()
-            process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, text=True)
-            peak, done = [0.0], threading.Event()
-            watcher = threading.Thread(target=_resident, args=(process.pid, peak, done))
-            watcher.start()
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - started
-            done.set()
-            watcher.join()
-            log.seek(0)
-            said = log.read()
-        if os.waitstatus_to_exitcode(status) != 0:
-            sys.exit(f"failed: {' '.join(self.command)}\n{said[-2000:]}")
-        if count:
-            told = json.loads(said.strip().splitlines()[-1])["seconds"] if self.tells else seconds
-            self.seconds.append(told)
-            self.memory.append(peak[0])
-            self.busy.append((usage.ru_utime + usage.ru_stime) / seconds)
-
-
-def _resident(pid: int, peak: list[float], done: threading.Event) -> None:
-    """The most that a process and those it began hold together, MiB, while it runs."""
-    while not done.wait(0.25):
-        try:
-            root = psutil.Process(pid)
-            now = sum(p.memory_info().rss for p in [root, *root.children(recursive=True)])
-        except psutil.Error:
-            continue
-        peak[0] = max(peak[0], now / 2**20)
-
-
-def checkpoint(bundle: Bundle, path: Path) -> None:
-    """The bundle's weights as a checkpoint that ultralytics loads, written for this run only."""
-    import torch
-    from safetensors.torch import load_file
-    from ultralytics.nn.tasks import DetectionModel
-
-    config = dict(bundle.card.architecture["config"])
-    model = DetectionModel(config, ch=3, nc=config["nc"], verbose=False)
-    model.load_state_dict(load_file(bundle.weights))
-    model.names = dict(enumerate(bundle.card.classes))
-    model.args = {"task": "detect"}
-    torch.save({"model": model, "train_args": model.args}, path)
-
-
-def linked(images: Path, folder: Path, count: int) -> Path:
-    """A folder of so many fields: those of `images` over and over, each round a slide of its own."""
-    sources = [f.path.resolve() for f in scan(images).fields]
-    for n, source in enumerate(islice(cycle(sources), count)):
-        slide = folder / f"round-{n // len(sources)}"
-        slide.mkdir(parents=True, exist_ok=True)
-        (slide / f"{n}-{source.name}").symlink_to(source)
-    return folder
-
-
-def ours(images: Path, out: Path, bundle: str, precision: str, *more: object) -> list[str]:
-    """Our command."""
-    words = [BIN / "smear", "score", images, "--out", out, "--overwrite", "--detector", bundle, "--batch", BATCH]
-    return [str(w) for w in (*words, "--precision", precision, *more)]
-
-
-def offered(bundle: Bundle) -> list[str]:
-    """Arithmetics that the card offers."""
-    return ["fp32", *(c.precision for c in bundle.card.precisions if c.offered)]
-
-
-def alone(bundle: Bundle, images: Path, precision: str) -> float:
-    """Fields a second of the graph by itself: batches in memory, a stream and a thread a core, as workers have them."""
-    told = bundle.detector
-    shapes: dict[tuple[int, int], list[Image]] = {}
-    for found in scan(images).fields[: 16 * BATCH]:
-        pixels = decode.read(found.path)
-        box = plan(pixels.shape[1], pixels.shape[0], told.image_size, told.stride, square=told.square)
-        out = np.empty((box.height, box.width, 3), np.uint8)
-        place(pixels, box, told.pad, out)
-        shapes.setdefault((box.height, box.width), []).append(out)
-    batches = [stack(v[i : i + BATCH]) for v in shapes.values() for i in range(0, len(v), BATCH)]
-    engine = open_graph(bundle.graph_in(precision), EngineSettings("openvino", precision, cores()))  # type: ignore[arg-type]
-    with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(engine.run, batches))  # shapes are compiled
-        done, started = 0, time.perf_counter()
-        while time.perf_counter() - started < LEAST:
-            list(pool.map(engine.run, batches))
-            done += sum(len(b) for b in batches)
-        return done / (time.perf_counter() - started)
-
-
-def classified_alone(bundle: Bundle, count: int) -> float:
-    """Crops a second of a classifier's graph by itself."""
-    told = bundle.card.classifier
-    assert told is not None
-    batch = np.random.default_rng(1).integers(0, 255, (BATCH, told.image_size, told.image_size, 3), np.uint8)
-    engine = open_graph(bundle.graph, EngineSettings("openvino", "fp32", cores()))
-    with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(engine.run, [batch] * cores()))
-        started = time.perf_counter()
-        list(pool.map(engine.run, [batch] * max(1, count // BATCH)))
-        return max(1, count // BATCH) * BATCH / (time.perf_counter() - started)
+# Nodes of one core each on this machine, as many as it is told; ends when its input does.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+for _ in range(int(sys.argv[1]) - 1):
+    cluster.add_node(num_cpus=1)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
 
 
 def same_boxes(out: Path, labels: Path, images: Path, classes: Sequence[str]) -> tuple[float, int]:
@@ -201,23 +91,6 @@ def same_boxes(out: Path, labels: Path, images: Path, classes: Sequence[str]) ->
     return met / max(1, total), total
 
 
-def fiftyone(images: Path, weights: Path, size: int) -> None:
-    """FiftyOne's `apply_model` over a folder, by itself; prints the seconds of the loop."""
-    import fiftyone as fo
-    from ultralytics import YOLO
-
-    paths = [str(f.path) for f in scan(images).fields]
-    model = YOLO(str(weights))
-    model.overrides.update(imgsz=size, device="cpu", conf=CONF, verbose=False)
-    dataset = fo.Dataset()
-    dataset.add_samples([fo.Sample(filepath=p) for p in paths])
-    started = time.perf_counter()
-    dataset.apply_model(model, label_field="found", batch_size=BATCH)
-    seconds = time.perf_counter() - started
-    dataset.delete()
-    print(json.dumps({"seconds": seconds}))
-
-
 def predict(asked: argparse.Namespace) -> dict[str, Any]:
     """Disk to results on fields."""
     bundle, runs = open_bundle(asked.bundle, "detector"), asked.runs
@@ -225,7 +98,10 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = linked(asked.images, folder / "images", asked.repeat * len(scan(asked.images).fields))
-        n = len(scan(images).fields)
+        found = scan(images).fields
+        n = len(found)
+        for one in found:  # into the disk cache, so that the first way is not the slowest for it
+            one.path.read_bytes()
         weights = folder / "bench.pt"
         checkpoint(bundle, weights)
         fit = ("--scale", "fit", "--classifier", "none", "--min-score", CONF)
@@ -246,8 +122,7 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
             wide += ["name=wide", "save=False", "save_txt=True", "save_conf=True"]
             contenders.append(Contender(f"yolo predict, text only, at {asked.wide} px", wide, n))
         if find_spec("fiftyone") is not None and asked.fiftyone:
-            inner = [sys.executable, __file__, "fiftyone", str(images), "--out", name, "--weights", str(weights)]
-            inner += ["--size", str(size)]
+            inner = [sys.executable, INNER, "fiftyone", str(images), str(weights), str(size)]
             contenders.append(Contender("FiftyOne apply_model: detect, database (its loop only)", inner, n, tells=True))
         rounds(contenders, runs)
         share, boxes = same_boxes(folder / "fp32", folder / "text" / "labels", images, bundle.card.classes)
@@ -286,10 +161,10 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def rounds(contenders: Sequence[Contender], runs: int) -> None:
-    """All in turn; the first round is not counted."""
-    for round_ in range(runs + 1):
+    """All in turn."""
+    for round_ in range(runs):
         for contender in contenders:
-            contender.run(count=round_ > 0)
+            contender.run()
             print(f"round {round_}: {contender.name}", file=sys.stderr, flush=True)
 
 
@@ -304,11 +179,63 @@ def sizes(asked: argparse.Namespace) -> dict[str, Any]:
             fit = ("--scale", "fit", "--classifier", "none")
             words = ours(images, Path(name) / "out", asked.bundle, asked.precision, *fit)
             contender = Contender(f"{count} fields", words, count)
-            contender.run(count=True)
+            contender.run()
             rows.append(asdict(contender) | {"rate": contender.rate})
             seconds, memory = contender.seconds[0], contender.memory[0]
             print(f"| {count} | {seconds:.1f} | {contender.rate:.1f} | {memory:.0f} |", flush=True)
     return {"bundle": asked.bundle, "precision": asked.precision, "rows": rows}
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[str]:
+    """A Ray cluster of so many nodes of one core each; its address."""
+    words = [sys.executable, "-c", CLUSTER, str(nodes)]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+
+
+def digest(out: Path) -> str:
+    """Of every part of a run."""
+    parts = sorted(p for folder in ("cells", "fields") for p in (out / folder).glob("part-*.parquet"))
+    return hashlib.sha256(b"".join(p.read_bytes() for p in parts)).hexdigest()
+
+
+def ray(asked: argparse.Namespace) -> dict[str, Any]:
+    """Nodes of one core each, one and two, and the local engine."""
+    rows, made = [], {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        images = linked(asked.images, folder / "images", asked.repeat * len(scan(asked.images).fields))
+        n = len(scan(images).fields)
+        fit = ("--scale", "fit", "--classifier", "none")
+        for way, nodes in (("local, two workers", 0), ("Ray, one node of a core", 1), ("Ray, two nodes of a core", 2)):
+            out = folder / str(nodes)
+            words = ours(images, out, asked.bundle, asked.precision, *fit)
+            contender = Contender(way, words, n)
+            if nodes:
+                with cluster(nodes) as address:
+                    contender.command += ["--engine", "ray", "--address", address]
+                    contender.run()
+            else:
+                contender.run()
+            made[way] = digest(out)
+            inside = yaml.safe_load((out / "run.yaml").read_text())["fields_per_second"]
+            rows.append(asdict(contender) | {"rate": contender.rate, "inside": inside})
+    print(f"{asked.bundle} {asked.precision}, {n} fields, detection only\n")
+    print("| way | fields/s, whole process | without start and report | against one node |")
+    print("| --- | ---: | ---: | ---: |")
+    for row in rows:
+        print(f"| {row['name']} | {row['rate']:.1f} | {row['inside']:.1f} | {row['inside'] / rows[1]['inside']:.2f} |")
+    same = len(set(made.values())) == 1
+    print(f"\nparts of all three: {'the same bytes' if same else 'DIFFERENT BYTES'}")
+    return {"bundle": asked.bundle, "fields": n, "rows": rows, "same_bytes": same}
 
 
 def joined(images: Path, side: int) -> Image:
@@ -324,24 +251,6 @@ def joined(images: Path, side: int) -> Image:
         out[y : y + height, x : x + width] = pixels
         x, tallest = x + width, max(tallest, height)
     raise AssertionError("the fields never end")
-
-
-def sahi(images: Path, weights: Path, side: int) -> None:
-    """SAHI over every picture of a folder; prints the seconds of the loop."""
-    from sahi import AutoDetectionModel
-    from sahi.predict import get_sliced_prediction
-
-    model = AutoDetectionModel.from_pretrained(
-        "ultralytics", model_path=str(weights), confidence_threshold=CONF, device="cpu", image_size=side
-    )
-    paths = [f.path for f in scan(images).fields]
-    cut = {"slice_height": side, "slice_width": side, "overlap_height_ratio": 0.2, "overlap_width_ratio": 0.2}
-    seconds, cells = 0.0, 0
-    for path in paths:
-        started = time.perf_counter()
-        cells += len(get_sliced_prediction(str(path), model, **cut, verbose=0).object_prediction_list)
-        seconds += time.perf_counter() - started
-    print(json.dumps({"cells": cells, "seconds": seconds}))
 
 
 def mosaic(asked: argparse.Namespace) -> dict[str, Any]:
@@ -365,7 +274,7 @@ def mosaic(asked: argparse.Namespace) -> dict[str, Any]:
             for precision in offered(bundle):
                 model = BundleDetector(
                     bundle,
-                    EngineSettings("openvino", precision, cores()),  # type: ignore[arg-type]
+                    EngineSettings("openvino", precision, cores()),
                     tile=asked.slice,
                     thresholds=dict.fromkeys(bundle.card.classes, CONF),
                     max_detections=100_000,
@@ -375,8 +284,7 @@ def mosaic(asked: argparse.Namespace) -> dict[str, Any]:
                     cells += len(model.predict([decode.read(path)], [Scale(red, red, how="given")])[0])
                 found.setdefault(f"ours {precision}, with reading", []).append((time.perf_counter() - started, cells))
             if find_spec("sahi") is not None:
-                words = [sys.executable, __file__, "sahi", str(folder / "large"), "--out", name]
-                words += ["--weights", str(weights), "--size", str(asked.slice)]
+                words = [sys.executable, INNER, "sahi", str(folder / "large"), str(weights), str(asked.slice)]
                 done = subprocess.run(words, capture_output=True, text=True, check=True)
                 told = json.loads(done.stdout.strip().splitlines()[-1])
                 found.setdefault("SAHI, its loop only", []).append((told["seconds"], told["cells"]))
@@ -428,12 +336,12 @@ def drawn(told: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """One of the benchmarks, as a table, JSON and a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("predict", "sizes", "mosaic", "fiftyone", "sahi"))
+    parser.add_argument("what", choices=("predict", "sizes", "mosaic", "ray"))
     parser.add_argument("images", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--bundle", default="cells-yolov8n")
     parser.add_argument("--classifier", default="wbc-types-small")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=4, help="times that each image stands in the folder")
     parser.add_argument("--wide", type=int, default=0, help="an input of yolo predict besides the bundle's")
     parser.add_argument("--fiftyone", action=argparse.BooleanOptionalAction, default=True)
@@ -442,16 +350,10 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4000)
     parser.add_argument("--slice", type=int, default=416)
     parser.add_argument("--pictures", type=int, default=2)
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--size", type=int)
     asked = parser.parse_args()
-    if asked.what in ("fiftyone", "sahi"):  # as a process of its own, begun from here
-        inner: Callable[[Path, Path, int], None] = {"fiftyone": fiftyone, "sahi": sahi}[asked.what]
-        inner(asked.images, asked.weights, asked.size)
-        return
     asked.out.mkdir(parents=True, exist_ok=True)
     benches: dict[str, Callable[[argparse.Namespace], dict[str, Any]]]
-    benches = {"predict": predict, "sizes": sizes, "mosaic": mosaic}
+    benches = {"predict": predict, "sizes": sizes, "mosaic": mosaic, "ray": ray}
     told = benches[asked.what](asked)
     (asked.out / f"bench-{asked.what}.json").write_text(json.dumps(told, indent=1), "utf-8")
     drawn(told, asked.out / f"bench-{asked.what}.png")
