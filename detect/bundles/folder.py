@@ -58,11 +58,12 @@ class Bundle:
             raise BundleError(f"the int8 graph {why}", where=str(self.path), remedy="use --precision fp32 or bf16")
         return self.path / GRAPH_INT8
 
-    def check_offered(self, precision: str) -> None:
+    def check_offered(self, precision: str, engine: str = "") -> None:
         """BundleError where scoring with an arithmetic would lose too much, or nobody measured what it loses."""
         if precision not in ("bf16", "int8") or self.card.training is None:
             return
-        check = next((c for c in self.card.precisions if c.precision == precision), None)
+        checks = [c for c in self.card.precisions if c.precision == precision]
+        check = min(checks, key=lambda c: c.engine != engine, default=None)  # of this engine, where it was measured
         if check is None:
             what = f"what {precision} loses was not measured"
             raise BundleError(

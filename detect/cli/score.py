@@ -60,7 +60,7 @@ def score(
     ] = None,
     stop_at: Annotated[
         int | None,
-        typer.Option("--stop-at", help="White cells of a slide after which its other fields are left out."),
+        typer.Option("--stop-at", help="White cells found in a slide after which its other fields are left out."),
     ] = None,
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Replace the detector's thresholds, for evaluation.")

@@ -38,7 +38,7 @@ def watch(
     ] = None,
     stop_at: Annotated[
         int | None,
-        typer.Option("--stop-at", help="White cells of a slide after which its other fields are left out."),
+        typer.Option("--stop-at", help="White cells found in a slide after which its other fields are left out."),
     ] = None,
 ) -> None:
     """Score each slide of a folder once, when it is complete; Ctrl-C or SIGTERM finish the parts in hand.

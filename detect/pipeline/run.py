@@ -121,7 +121,7 @@ class Pipeline:
             if name not in card.classes:
                 known = ", ".join(card.classes)
                 raise ConfigError(f"threshold {name}: no class of {card.name}", remedy=f"one of: {known}")
-        opened.detector.check_offered(engine.precision)
+        opened.detector.check_offered(engine.precision, engine.name)
         chosen = {} if min_score is None else dict.fromkeys(card.classes, min_score)
         self.detector = open_detector(opened.detector, engine, thresholds=chosen | dict(thresholds or {}))
         # What cheaper arithmetic loses is measured of detectors only; the classifiers' is a small part of the work.

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from detect.errors import BundleError, ConfigError
-from detect.runtime.base import EngineSettings
+from detect.runtime.base import EngineSettings, Precision
 
 
 class OnnxRuntime:
@@ -34,6 +34,11 @@ class OnnxRuntime:
     def run(self, *inputs: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
         """See `Engine.run`."""
         return tuple(self._session.run(None, dict(zip(self._inputs, inputs, strict=True))))
+
+
+def fast_precisions() -> tuple[Precision, ...]:
+    """See `runtime.base.fast_precisions`: it has no bf16 here, and int8 is measured with OpenVINO."""
+    return ()
 
 
 def open_graph(path: Path, settings: EngineSettings) -> OnnxRuntime:

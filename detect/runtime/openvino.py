@@ -16,6 +16,12 @@ from detect.runtime.base import EngineSettings, Precision
 _TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what the graph leaves open: int8 is written into it
 
 
+# What is said to be there may be emulated, and slower than fp32: the processor must have instructions of its own.
+_FAST: tuple[tuple[Precision, str, set[str]], ...] = (
+    ("int8", "INT8", {"avx512_vnni", "avx_vnni", "amx_int8"}),
+    ("bf16", "BF16", {"avx512_bf16", "amx_bf16"}),
+)
+
 # The binding sets itself up within its first call, which has to be alone: a second thread that comes in meanwhile waits
 # for that with the interpreter's lock in its hands, which the first one needs, and both wait for ever.
 _FIRST = threading.Lock()
@@ -60,8 +66,17 @@ class OpenVino:
 def fast_precisions() -> tuple[Precision, ...]:
     """See `runtime.base.fast_precisions`."""
     able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    known: tuple[tuple[str, Precision], ...] = (("INT8", "int8"), ("BF16", "bf16"))
-    return tuple(precision for name, precision in known if name in able)
+    has = _processor()
+    return tuple(p for p, name, needs in _FAST if name in able and has & needs)
+
+
+def _processor() -> set[str]:
+    """Instructions that the processor names; none on systems that do not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return set()
+    return set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), ()))
 
 
 def open_graph(path: Path, settings: EngineSettings) -> OpenVino:

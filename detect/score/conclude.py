@@ -69,4 +69,5 @@ def conclude(
     report.write(store, found, slides, called, [b.card for b in opened.bundles], settings, told)
     states = Counter(store.fields().column("status").to_pylist())
     fields = {"found": sum(states.values()), **{s: states[s] for s in ("ok", "failed", "skipped")}}
+    told["cells_repeated"] = sum(slide.repeated for slide in slides)
     return Conclusion(slides, called, told, fields, sum(len(t) for t in store.cells(("cell",))))

@@ -134,6 +134,8 @@ def _feature(cell: Mapping[str, Any], corner: tuple[int, int]) -> dict[str, Any]
     measured = {"score": round(cell["score"], 5), **{k: round(v, 5) for k, v in cell["attributes"]}}
     if cell["type_score"] is not None:
         measured["type score"] = round(cell["type_score"], 5)
+    if REPEATED in cell["flags"]:
+        measured[REPEATED] = 1.0
     kind = {"name": _name(cell), "color": _COLOURS.get(cell["label"], [120, 0, 120])}
     properties = {"objectType": "detection", "classification": kind, "measurements": measured}
     properties["name"] = f"{cell['field']}#{cell['cell']}"

@@ -28,7 +28,8 @@ from detect.score.store import FINISHED, RUN, Store, finished, write_table
 
 # What must be alike, for the cells to be counted together.
 _ALIKE = ("smear_detect", "settings", "engine", "bundles", "asked")
-_FREE = ("engine", "address", "workers", "part")  # settings that change no result
+# Settings that change no result; what arithmetic was used stands in `engine`.
+_FREE = ("engine", "address", "workers", "part", "precision")
 _SUMMED = ("fields", "cells")
 
 
@@ -111,7 +112,8 @@ def _check_alike(runs: Sequence[Path], records: Sequence[dict[str, Any]]) -> Non
         key = next((key for key in _ALIKE if first[key] != other[key]), None)
         if key is not None:
             what = f"its {key} differ from those of {runs[0]}"
-            raise StoreError(what, where=str(run / RUN), remedy="merge runs that were made alike")
+            remedy = "merge runs that were made alike; --precision fp32 is there on every machine"
+            raise StoreError(what, where=str(run / RUN), remedy=remedy)
 
 
 def _rows(runs: Sequence[Path], plans: Sequence[Plan]) -> tuple[Planned, ...]:

@@ -1,9 +1,10 @@
 """Cells that stand in two fields of one slide, because the fields overlap or one place was taken twice.
 
 Fields of a slide come without a place on it, but cells lie in no regular order: a cell and its two nearest neighbours
-look alike in two fields only where both show the same place. Such triples propose how two fields lie to each other, and
-all cells of the two decide: those of the stretch that they share must meet, nearly all of them. Fields are taken to be
-shifted, not turned, and to be of one scale, as a microscope's stage and one camera give them.
+look alike in two fields only where both show the same place. Such triples propose how two fields lie to each other,
+and all cells of the two decide: those of the stretch that they share must meet, nearly all of them, and at no other
+shift. Fields are taken to be shifted, not turned, and to be of one scale, as a microscope's stage and one camera give
+them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from detect import geometry
 from detect.images import wholeslide
 from detect.score.store import REPEATS, Store, write_table
 
-_NEAR = 0.12  # red cell diameters that two sights of one cell may lie apart
+_NEAR = 0.08  # red cell diameters that two sights of a triple may differ by
+_TIGHT = 0.05  # and those of a cell, once it is known how the fields lie
 _VOTES = 2  # triples that have to agree on a shift
+_APART, _TRIED = 0.5, 6  # diameters between shifts that are told apart; most of them that are tried
+_MANY = 64  # triples that look alike: more are of cells in rank and file, or of too many fields
+_MOST, _BLOCK = 4000, 256  # cells of a field that is compared; those whose neighbours are looked for at once
 _FEWEST, _SHARE = 6, 0.7  # cells that have to meet, at least, and as a part of those in the shared stretch
 _SAME = 0.5  # least IoU, within the shared stretch, of two sights of one cell
 
@@ -79,17 +84,27 @@ def find(store: Store) -> list[Sighting]:
     """The repeated cells of a run, slide by slide, in the order of its results. Whole slides have none: their regions
     do not overlap."""
     fields: dict[str, list[dict[str, object]]] = {}
-    columns = ["slide", "field", "status", "width", "height", "scale"]
+    columns = ["slide", "field", "status", "width", "height", "scale", "scale_used"]
     for row in store.fields().select(columns).to_pylist():
         if row["status"] == "ok" and not wholeslide.is_region(row["field"], row["slide"]):
             fields.setdefault(row["slide"], []).append(row)
     parts = store.parts_of_slides()
     out: list[Sighting] = []
     for slide in sorted(fields):
-        scales = [float(str(row["scale"])) for row in fields[slide] if row["scale"] is not None]
-        if len(fields[slide]) > 1 and scales and slide in parts:
-            out += among(slide, _views(store, parts[slide], slide, fields[slide]), median(scales))
+        if len(fields[slide]) > 1 and slide in parts:
+            views = _views(store, parts[slide], slide, fields[slide])
+            out += among(slide, views, _diameter(fields[slide], views))
     return out
+
+
+def _diameter(fields: Sequence[Mapping[str, object]], views: Sequence[View]) -> float:
+    """Of a red cell, pixels: as it was measured, else as it was told, else what the cells are wide."""
+    for name in ("scale", "scale_used"):
+        known = [float(str(row[name])) for row in fields if row[name] is not None]
+        if known:
+            return median(known)
+    sides = [np.sqrt(geometry.area(view.boxes)) for view in views]
+    return float(np.median(np.concatenate(sides))) or 1.0
 
 
 def _views(store: Store, parts: Sequence[int], slide: str, fields: Sequence[Mapping[str, object]]) -> list[View]:
@@ -114,67 +129,95 @@ def among(slide: str, views: Sequence[View], diameter: float) -> list[Sighting]:
     Args:
         diameter: of a red cell, pixels.
     """
-    same: dict[tuple[int, int], tuple[int, int]] = {}  # (field, row) to one that shows the same cell
-
-    def first(key: tuple[int, int]) -> tuple[int, int]:
-        while key in same:
-            key = same[key]
-        return key
-
-    for (i, j), shift in _shifts(views, diameter).items():
-        pairs = _meeting(views[i], views[j], shift, diameter)
+    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}  # sights (field, row) of one cell, by each of them
+    found = []
+    for (i, j), shifts in _shifts(views, diameter).items():
+        met = [pairs for shift in shifts if (pairs := _meeting(views[i], views[j], shift, diameter))]
+        if len(met) == 1:  # cells in rank and file meet at many shifts, and tell nothing
+            found.append((i, j, met[0]))
+    for i, j, pairs in sorted(found, key=lambda f: (-len(f[2]), f[0], f[1])):  # those that share most come first
         for a, b in pairs:
-            one, other = sorted((first((i, a)), first((j, b))), key=lambda k: (views[k[0]].cut[k[1]], *k))
-            if one != other:
-                same[other] = one
+            one, other = groups.get((i, a), [(i, a)]), groups.get((j, b), [(j, b)])
+            if not {field for field, _ in one} & {field for field, _ in other}:  # a field has each cell once
+                groups.update(dict.fromkeys([*one, *other], [*one, *other]))
     out = []
-    for key in sorted(same):
-        (own, row), (kept, as_row) = key, first(key)
-        name, number = views[kept].field, int(views[kept].cells[as_row])
-        out.append(Sighting(slide, views[own].field, int(views[own].cells[row]), name, number))
+    for key in sorted(groups):
+        kept = min(groups[key], key=lambda k: (bool(views[k[0]].cut[k[1]]), *k))
+        if key != kept:
+            (own, row), (field, as_row) = key, kept
+            told = views[field].field, int(views[field].cells[as_row])
+            out.append(Sighting(slide, views[own].field, int(views[own].cells[row]), *told))
     return out
 
 
-def _shifts(views: Sequence[View], diameter: float) -> dict[tuple[int, int], Floats]:
-    """How far the second of two fields lies from the first, pixels, for pairs that may overlap."""
-    told, owner, row = _triples(views, diameter)
-    order = np.argsort(told[:, 0], kind="stable")
-    told, owner, row = told[order], owner[order], row[order]
-    last = np.searchsorted(told[:, 0], told[:, 0] + _NEAR, side="right")
-    votes: dict[tuple[int, int], list[Floats]] = {}
-    for k in range(len(told)):
-        rest = slice(k + 1, last[k])
-        alike = np.flatnonzero((np.abs(told[rest] - told[k]) <= _NEAR).all(axis=1) & (owner[rest] != owner[k]))
-        for m in (alike + k + 1).tolist():
-            (i, a), (j, b) = sorted(((int(owner[k]), int(row[k])), (int(owner[m]), int(row[m]))))
-            votes.setdefault((i, j), []).append(views[i].middles[a] - views[j].middles[b])
+def _shifts(views: Sequence[View], diameter: float) -> dict[tuple[int, int], list[Floats]]:
+    """How far the second of two fields may lie from the first, pixels, the likeliest first, by pairs of fields."""
+    told, owner, middles = _triples(views, diameter)
+    one, other = _alike(told, owner)
+    one, other = np.minimum(one, other), np.maximum(one, other)  # rows are in the order of the fields
+    shift = (middles[one] - middles[other]) / diameter
+    pair = owner[one] * len(views) + owner[other]
+    best: dict[tuple[int, int], dict[bytes, tuple[int, Floats]]] = {}
+    # Votes that agree fall into one bin of at least one of four grids, each half a bin beside the others.
+    for offset in np.stack(np.meshgrid([0, 0.5], [0, 0.5]), axis=-1).reshape(-1, 2):
+        bins = np.floor(shift / (4 * _NEAR) + offset).astype(np.int64)
+        keys, where, counts = np.unique(np.column_stack([pair, bins]), axis=0, return_inverse=True, return_counts=True)
+        order, ends = np.argsort(where.ravel(), kind="stable"), np.cumsum(counts)
+        for k in np.flatnonzero(counts >= _VOTES).tolist():
+            middle = np.median(shift[order[ends[k] - counts[k] : ends[k]]], axis=0).astype(np.float32)
+            found = best.setdefault((int(keys[k, 0]) // len(views), int(keys[k, 0]) % len(views)), {})
+            found[np.round(middle, 1).tobytes()] = (int(counts[k]), middle)
     out = {}
-    for pair in sorted(votes):
-        each = np.array(votes[pair], np.float32)
-        agree = (np.abs(each[:, None] - each[None]) <= 2 * _NEAR * diameter).all(axis=2)
-        most = int(agree.sum(axis=1).argmax())
-        if agree[most].sum() >= _VOTES:
-            out[pair] = np.median(each[agree[most]], axis=0).astype(np.float32)
+    for fields in sorted(best):
+        ranked = sorted(best[fields].values(), key=lambda f: (-f[0], f[1].tolist()))
+        apart: list[Floats] = []
+        for _, middle in ranked:
+            if all(np.hypot(*(middle - known)) > _APART for known in apart):
+                apart.append(middle)
+        out[fields] = [np.asarray(middle * diameter, np.float32) for middle in apart[:_TRIED]]
     return out
 
 
-def _triples(views: Sequence[View], diameter: float) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """Where the two nearest neighbours of each whole cell lie, in diameters (n, 4); its field; its row there."""
-    told, owner, row = [], [], []
+def _alike(told: Floats, owner: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of triples of different fields that look alike. What looks like very many others tells nothing."""
+    found: list[NDArray[np.int64]] = []
+    for number in range(2 ** told.shape[1]):
+        offset = [(number >> d & 1) / 2 for d in range(told.shape[1])]
+        bins = np.floor(told / (2 * _NEAR) + offset).astype(np.int64)
+        key = np.zeros(len(told), np.int64)
+        for column in bins.T:
+            key = key * 1009 + column % 1009
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        size = np.searchsorted(key, key, side="right") - np.searchsorted(key, key, side="left")
+        order, key = order[size <= _MANY], key[size <= _MANY]
+        for step in range(1, min(_MANY, len(key))):
+            same = np.flatnonzero(key[step:] == key[:-step])
+            if not len(same):
+                break
+            a, b = order[same], order[same + step]
+            near = (owner[a] != owner[b]) & (np.abs(told[a] - told[b]) <= _NEAR).all(axis=1)
+            found.append(np.column_stack([np.minimum(a, b), np.maximum(a, b)])[near])
+    pairs = np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 2), np.int64)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _triples(views: Sequence[View], diameter: float) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """Where the two nearest neighbours of each whole cell lie, in diameters (n, 4); its field; its middle, pixels."""
+    told, owner, places = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)], [np.zeros((0, 2), np.float32)]
     for i, view in enumerate(views):
-        whole = np.flatnonzero(~view.cut)
-        if len(whole) < 3:
+        middles = view.middles[~view.cut]
+        if not 3 <= len(middles) <= _MOST:
             continue
-        middles = view.middles[whole]
-        apart = ((middles[:, None] - middles[None]) ** 2).sum(axis=2)
-        np.fill_diagonal(apart, np.inf)
-        near = np.argsort(apart, axis=1, kind="stable")[:, :2]
-        told.append((middles[near] - middles[:, None]).reshape(-1, 4) / diameter)
-        owner.append(np.full(len(whole), i))
-        row.append(whole)
-    if not told:
-        return np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    return np.concatenate(told, dtype=np.float32), np.concatenate(owner), np.concatenate(row)
+        for start in range(0, len(middles), _BLOCK):
+            block = middles[start : start + _BLOCK]
+            apart = ((block[:, None] - middles[None]) ** 2).sum(axis=2)
+            apart[np.arange(len(block)), start + np.arange(len(block))] = np.inf
+            near = np.argsort(apart, axis=1, kind="stable")[:, :2]
+            told.append((middles[near] - block[:, None]).reshape(-1, 4) / diameter)
+            owner.append(np.full(len(block), i))
+            places.append(block)
+    return np.concatenate(told, dtype=np.float32), np.concatenate(owner), np.concatenate(places)
 
 
 def _meeting(one: View, other: View, shift: Floats, diameter: float) -> list[tuple[int, int]]:
@@ -188,25 +231,25 @@ def _meeting(one: View, other: View, shift: Floats, diameter: float) -> list[tup
     a, b = _inside(one.boxes, shared), _inside(moved, shared)
     # Those whose middle lies well within the stretch are not cut by its ends: they decide.
     deep_a, deep_b = _deep(one.boxes[a], shared, diameter), _deep(moved[b], shared, diameter)
+    if min(deep_a.sum(), deep_b.sum()) < _FEWEST:
+        return []
     clipped = [np.clip(boxes, np.tile(shared[:2], 2), np.tile(shared[2:], 2)) for boxes in (one.boxes[a], moved[b])]
-    near = geometry.iou(*clipped) if len(a) and len(b) else np.zeros((len(a), len(b)), np.float32)
-    near = np.where(one.labels[a][:, None] == other.labels[b][None], near, 0)
-    pairs = []
-    while near.size and near.max() >= _SAME:
-        p, q = np.unravel_index(int(near.argmax()), near.shape)
-        pairs.append((int(p), int(q)))
-        near[p], near[:, q] = 0, 0
-    apart = {
-        (p, q): float(np.abs(_middle(one.boxes[a[p]]) - _middle(moved[b[q]])).max()) for p, q in pairs if deep_a[p]
-    }
-    met = sum(distance <= 2 * _NEAR * diameter for distance in apart.values())
+    near = geometry.iou(*clipped)
+    near[one.labels[a][:, None] != other.labels[b][None]] = 0
+    rows, columns = np.nonzero(near >= _SAME)
+    free_a, free_b, pairs = np.ones(len(a), bool), np.ones(len(b), bool), []
+    for k in np.argsort(-near[rows, columns], kind="stable"):
+        p, q = int(rows[k]), int(columns[k])
+        if free_a[p] and free_b[q]:
+            free_a[p] = free_b[q] = False
+            pairs.append((p, q))
+    own, others = one.middles[a], (moved[b, :2] + moved[b, 2:]) / 2
+    apart = np.array([own[p] - others[q] for p, q in pairs if deep_a[p]]).reshape(-1, 2)
+    apart -= np.median(apart, axis=0) if len(apart) else 0
+    met = int((np.abs(apart) <= _TIGHT * diameter).all(axis=1).sum())
     if met < max(_FEWEST, _SHARE * max(int(deep_a.sum()), int(deep_b.sum()))):
         return []
     return [(int(a[p]), int(b[q])) for p, q in pairs]
-
-
-def _middle(box: Floats) -> Floats:
-    return np.asarray((box[:2] + box[2:]) / 2, np.float32)
 
 
 def _inside(boxes: Floats, shared: Floats) -> NDArray[np.int64]:

@@ -51,6 +51,8 @@ def same(
         raise StoreError(what, where=where, remedy="go on with that version, or begin again with --overwrite")
     begun = parse(ScoreSettings, record["settings"], where)
     given, plain = settings.model_dump(), ScoreSettings().model_dump()
+    if given["precision"] == record.get("engine", {}).get("precision"):  # as it turned out to be
+        given["precision"] = begun.precision
     for name, value in begun.model_dump().items():
         if name not in _FREE and given[name] not in (plain[name], value):
             what = f"the run was begun with {name} {value}, not {given[name]}"

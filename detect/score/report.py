@@ -27,6 +27,7 @@ from detect.images import decode, wholeslide
 from detect.images.folder import Folder
 from detect.pipeline.route import UNFAMILIAR
 from detect.runtime.base import cores
+from detect.score import overlaps
 from detect.score.differential import FEW, Slide, white_type
 from detect.score.patterns import Called
 from detect.score.settings import ScoreSettings
@@ -242,6 +243,7 @@ def _cells(
         parts: that hold its cells. origins: where the pictures of regions begin in their slides; boxes come out in
             pixels of the picture.
     """
+    elsewhere = overlaps.read(store.out)
     white: list[_Cell] = []
     whole: dict[str, list[_Cell]] = {}
     for number in parts:
@@ -250,7 +252,7 @@ def _cells(
         named = pc.is_in(table.column("label"), value_set=pa.array(_white_labels(table)))
         wanted = pc.or_(named, pc.is_in(table.column("field"), value_set=pa.array(sorted(drawn), pa.string())))
         for cell in _rows(table.filter(wanted), origins):
-            if taxonomy().is_a(cell.label, "WBC"):
+            if taxonomy().is_a(cell.label, "WBC") and cell.number not in elsewhere.get(cell.field, ()):
                 white.append(cell)
             if cell.field in drawn:
                 whole.setdefault(cell.field, []).append(cell)

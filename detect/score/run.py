@@ -373,9 +373,15 @@ def _engine(settings: ScoreSettings, workers: int, detector: Bundle, begun: Mapp
     name = chosen.get("name", settings.runtime)
     precision = chosen.get("precision", settings.precision)
     if precision != "auto":
-        return EngineSettings(name, precision, calls, settings.device, threads).resolved()
+        found = EngineSettings(name, precision, calls, settings.device, threads).resolved()
+        if settings.precision == "auto" and precision != "fp32" and precision not in fast_precisions(found.name):
+            what = f"the run was begun in {precision}, which this processor does not have"
+            raise ConfigError(what, remedy="go on on such a machine as it was begun on, or begin again")
+        return found
     plain = EngineSettings(name, "fp32", calls, settings.device, threads).resolved()
-    return replace(plain, precision=detector.first_offered(fast_precisions(plain.name), plain.name) or "fp32")
+    # The machines of a cluster may differ, and a run's bytes must not depend on which of them did what.
+    fast = () if settings.engine == "ray" else fast_precisions(plain.name)
+    return replace(plain, precision=detector.first_offered(fast, plain.name) or "fp32")
 
 
 def _fields(folder: Path, out: Path, only: Collection[str]) -> Folder:

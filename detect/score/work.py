@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from detect.classify.crops import at_border
 from detect.errors import ImageError
 from detect.images import wholeslide
 from detect.images.decode import Shrink
@@ -315,10 +316,12 @@ def _grown(cells: Cells, picture: Picture) -> Cells:
     if picture.shrunk == (1, 1):
         return cells
     a, b = picture.shrunk
-    return Cells(
-        tuple(replace(c, box=(c.box[0] * a, c.box[1] * b, c.box[2] * a, c.box[3] * b)) for c in cells.records),
-        cells.capped,
-    )
+    out = []
+    for cell in cells.records:
+        box = (cell.box[0] * a, cell.box[1] * b, cell.box[2] * a, cell.box[3] * b)
+        cut = ("border",) if at_border(box, picture.width, picture.height) else ()
+        out.append(replace(cell, box=box, flags=(*cut, *(f for f in cell.flags if f != "border"))))
+    return Cells(tuple(out), cells.capped)
 
 
 def _own(field: Field, cells: Cells) -> Cells:

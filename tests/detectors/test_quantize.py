@@ -124,6 +124,12 @@ def test_scoring_takes_the_fastest_that_the_card_offers(
         precision = (*wanted, "fp32")[0]
         assert f"by openvino {precision}" in answer.out
         assert yaml.safe_load((out / "run.yaml").read_text())["engine"]["precision"] == precision
+        told = ("--precision", precision, "--resume")  # as it turned out to be: no contradiction
+        assert inside("score", tiny.home / "images", "--out", out, "--detector", bundle, *told).code == 0
+    words = ("--detector", kept, "--runtime", "onnxruntime")
+    answer = inside("score", tiny.home / "images", "--out", tmp_path / "other", *words)
+    assert answer.code == 0, answer.err
+    assert "by onnxruntime fp32" in answer.out
 
 
 def test_an_altered_int8_graph_is_noticed(measured: tuple[Path, str], tmp_path: Path) -> None:

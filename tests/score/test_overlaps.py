@@ -90,6 +90,31 @@ def test_three_sights_of_one_cell_are_one() -> None:
     assert sum(len(v.cells) for v in views) - len(gone) <= 1.15 * most
 
 
+@pytest.mark.parametrize("jitter", [0, 2, 4, 6, 8])
+def test_cells_in_rank_and_file_are_no_overlap(jitter: float) -> None:
+    pitch = 1.1 * DIAMETER
+    views = []
+    for n in range(3):
+        rng = np.random.default_rng(n)
+        rows, columns = np.meshgrid(np.arange(-1, 14), np.arange(-1, 14), indexing="ij")
+        at = np.stack([(columns + rows % 2 / 2) * pitch, rows * pitch * 0.866], axis=-1).reshape(-1, 2)
+        at = at + rng.uniform(0, pitch, 2) + rng.normal(0, jitter, at.shape)
+        boxes = np.concatenate([at - 30, at + 30], axis=1)
+        views.append(view(f"f{n}", boxes, np.full(len(boxes), "RBC"), (0, 0), n)[0])
+    assert among("slide", views, DIAMETER) == []
+
+
+def test_fields_along_a_strip_are_all_compared() -> None:
+    # As a stage walks along: each field lies upon most of the next.
+    boxes, labels = smear(1, 1600)
+    views = [view(f"f{n:03d}", boxes, labels, (8.0 * n, 300), n, noise=0.3)[0] for n in range(0, 100, 10)]
+    found = among("slide", views, DIAMETER)
+    told = {(s.field, s.cell) for s in found}
+    assert len(told) == len(found)
+    for number in range(1, len(views)):
+        assert sum(s.field == views[number].field or s.same_field == views[number].field for s in found) > 20
+
+
 def test_a_part_without_cells_has_none_to_count() -> None:
     for elsewhere in ({}, {"a": {1}}):
         assert counted(CELLS.empty_table(), elsewhere).to_pylist() == []
