@@ -129,7 +129,7 @@ def among(slide: str, views: Sequence[View], diameter: float) -> list[Sighting]:
     Args:
         diameter: of a red cell, pixels.
     """
-    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}  # sights (field, row) of one cell, by each of them
+    groups: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}  # sights (field, row) of one cell, by each of them
     found = []
     for (i, j), shifts in _shifts(views, diameter).items():
         met = [pairs for shift in shifts if (pairs := _meeting(views[i], views[j], shift, diameter))]
@@ -137,9 +137,10 @@ def among(slide: str, views: Sequence[View], diameter: float) -> list[Sighting]:
             found.append((i, j, met[0]))
     for i, j, pairs in sorted(found, key=lambda f: (-len(f[2]), f[0], f[1])):  # those that share most come first
         for a, b in pairs:
-            one, other = groups.get((i, a), [(i, a)]), groups.get((j, b), [(j, b)])
+            one, other = groups.get((i, a), ((i, a),)), groups.get((j, b), ((j, b),))
             if not {field for field, _ in one} & {field for field, _ in other}:  # a field has each cell once
-                groups.update(dict.fromkeys([*one, *other], [*one, *other]))
+                both = (*one, *other)
+                groups.update((sight, both) for sight in both)
     out = []
     for key in sorted(groups):
         kept = min(groups[key], key=lambda k: (bool(views[k[0]].cut[k[1]]), *k))
