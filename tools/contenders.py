@@ -56,10 +56,10 @@ class Contender:
         with tempfile.TemporaryFile("w+") as log:
             started = time.perf_counter()
             process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, text=True)
-            peak, done = [0.0], threading.Event()
-            watcher = threading.Thread(target=_resident, args=(process.pid, peak, done))
+            peak, worked, done = [0.0], dict[int, float](), threading.Event()
+            watcher = threading.Thread(target=_watch, args=(process.pid, peak, worked, done))
             watcher.start()
-            _, status, usage = os.wait4(process.pid, 0)
+            _, status, _ = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - started
             done.set()
             watcher.join()
@@ -69,15 +69,19 @@ class Contender:
             sys.exit(f"failed: {' '.join(self.command)}\n{said[-2000:]}")
         self.seconds.append(json.loads(said.strip().splitlines()[-1])["seconds"] if self.tells else seconds)
         self.memory.append(peak[0])
-        self.busy.append((usage.ru_utime + usage.ru_stime) / seconds)
+        self.busy.append(sum(worked.values()) / seconds)
 
 
-def _resident(pid: int, peak: list[float], done: threading.Event) -> None:
-    """The most that a process and those it began hold together, MiB, while it runs."""
+def _watch(pid: int, peak: list[float], worked: dict[int, float], done: threading.Event) -> None:
+    """The most that a process and those it began hold together, MiB, and the seconds that each of them worked."""
     while not done.wait(0.25):
+        now = 0.0
         try:
             root = psutil.Process(pid)
-            now = sum(p.memory_info().rss for p in [root, *root.children(recursive=True)])
+            for process in [root, *root.children(recursive=True)]:
+                now += process.memory_info().rss
+                times = process.cpu_times()
+                worked[process.pid] = times.user + times.system
         except psutil.Error:
             continue
         peak[0] = max(peak[0], now / 2**20)
