@@ -22,9 +22,9 @@ FAULT = """
 import os, signal, time
 from detect.images import decode
 
-real = decode.decode
+real = decode.sized
 
-def faulty(data):
+def faulty(data, *more):
     if b"KILLS" in data[-16:]:
         os.kill(os.getpid(), signal.SIGSEGV)
     if b"HANGS" in data[-16:]:
@@ -34,9 +34,9 @@ def faulty(data):
         time.sleep(1000)
     if b"BREAKS" in data[-16:]:
         raise RuntimeError("a fault of ours")
-    return real(data)
+    return real(data, *more)
 
-decode.decode = faulty
+decode.sized = faulty
 """
 
 
