@@ -20,7 +20,7 @@ from typing import Any
 
 from detect import __version__
 from detect.errors import MissingExtraError, SmearError, StoreError
-from detect.runtime.base import FRAMEWORK
+from detect.runtime.base import FRAMEWORK, fast_precisions
 from detect.score.engine import TRIES, Calls, Tasks, gave_up
 from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
@@ -48,6 +48,11 @@ class _Actor:
             if not folder.is_dir():
                 what = "cannot be reached from a machine of the cluster"
                 raise StoreError(what, where=str(folder), remedy="give a folder that all machines share, by one path")
+        chosen, engine = job.settings.precision, job.engine
+        # The bytes of a run must not depend on which machine did what: one that would emulate it takes no part.
+        if chosen == "auto" and engine.precision not in ("fp32", *fast_precisions(engine.name)):
+            what = f"a machine of the cluster does not have {engine.precision}"
+            raise StoreError(what, remedy="--precision fp32 is there on every machine")
         self._worker = Worker(job)
 
     def ready(self) -> Ready:

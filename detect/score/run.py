@@ -379,9 +379,7 @@ def _engine(settings: ScoreSettings, workers: int, detector: Bundle, begun: Mapp
             raise ConfigError(what, remedy="go on on such a machine as it was begun on, or begin again")
         return found
     plain = EngineSettings(name, "fp32", calls, settings.device, threads).resolved()
-    # The machines of a cluster may differ, and a run's bytes must not depend on which of them did what.
-    fast = () if settings.engine == "ray" else fast_precisions(plain.name)
-    return replace(plain, precision=detector.first_offered(fast, plain.name) or "fp32")
+    return replace(plain, precision=detector.first_offered(fast_precisions(plain.name), plain.name) or "fp32")
 
 
 def _fields(folder: Path, out: Path, only: Collection[str]) -> Folder:
