@@ -26,6 +26,7 @@ _LEAST_PX = 12  # pixels of a cell in the field
 _TRIES = 40
 _ROLL = 5  # red cells in a roll, about
 _STRAY = 0.05  # spread of each dye from cell to cell
+_COLOUR_NOISE = np.array([0.9, 0.4, 1.4], np.float32)  # of red, green and blue, by that of brightness
 _OVERLAP = 0.02  # part of a cell that another covers, from which it says so
 
 
@@ -70,7 +71,7 @@ def draw(settings: Smear, slide: Slide, seed: int, number: int, width: int, heig
         canvas.add(drawn)
     _reds(slide, rng, canvas)
     _small(settings, slide, rng, canvas)
-    density = canvas.density + canvas.red[..., None] * canvas.slide.dyes["red"]
+    density = canvas.density + canvas.reds()
     for _ in range(rng.poisson(slide.debris["scratches"])):
         place, part = red.scratch(slide, rng, width, height)
         density *= (1 - part * place)[..., None]
@@ -92,7 +93,9 @@ class _Canvas:
         self.slide, self.rng = slide, rng
         self.width, self.height = width, height
         self.density = np.zeros((height, width, 3), np.float32)
-        self.red = np.zeros((height, width), np.float32)  # of red cells, apart: they give way to each other
+        # Of red cells, apart: they give way to each other.
+        self.red = np.zeros((height, width), np.float32)
+        self.even = np.zeros((height, width), np.float32)
         self.taken = np.zeros((0, 3))  # x, y, radius of all that stands in the way
         self._cells: list[Cell] = []
         self._layers = np.zeros((height, width), np.uint8)  # how many cells lie on each pixel
@@ -129,9 +132,10 @@ class _Canvas:
         place = (slice(top, top + y1 - y0), slice(left, left + x1 - x0))
         if drawn.name == "RBC":
             # Red cells are soft: where two lie on each other, both grow thinner.
-            under, over = self.red[place], drawn.density["red"][inner]
             part = np.float32(1 - self.slide.reds["flow"])
-            self.red[place] = np.maximum(under, over) + part * np.minimum(under, over)
+            for layer, name in ((self.red, "red"), (self.even, "even")):
+                under, over = layer[place], drawn.density[name][inner]
+                layer[place] = np.maximum(under, over) + part * np.minimum(under, over)
         for dye, amount in drawn.density.items() if drawn.name != "RBC" else ():
             colour = self.slide.dyes[dye] * np.exp(self.rng.normal(0, _STRAY, 3)).astype(np.float32)
             self.density[place] += amount[inner][..., None] * colour
@@ -151,6 +155,12 @@ class _Canvas:
             )
         )
         return True
+
+    def reds(self) -> Floats:
+        """Optical density of the red cells, float32 (h, w, 3); part of the blue does not follow their thickness."""
+        out = self.red[..., None] * self.slide.dyes["red"]
+        out[..., 2] += (self.even - self.red) * self.slide.dyes["red"][2] * np.float32(self.slide.reds["even_blue"])
+        return np.asarray(out, np.float32)
 
     def known(self, out_of_focus: bool) -> list[Cell]:
         """All cells, with what their neighbours do to them."""
@@ -287,6 +297,7 @@ def _noise(rng: np.random.Generator, spread: float, width: int, height: int) -> 
     """Grain of the sensor: mostly in brightness, a little softer than a pixel, less in colour."""
     bright = rng.standard_normal((height, width), dtype=np.float32)
     bright = cv2.GaussianBlur(bright, (0, 0), 0.6) * np.float32(1.6 * spread)
-    colour = rng.standard_normal((-(-height // 2), -(-width // 2), 3), dtype=np.float32)
-    colour = cv2.resize(colour, (width, height), interpolation=cv2.INTER_LINEAR) * np.float32(0.5 * spread)
+    # Sensors see red and, more so, blue with fewer elements than green, and white balance lifts blue most.
+    colour = rng.standard_normal((-(-height // 2), -(-width // 2), 3), dtype=np.float32) * _COLOUR_NOISE
+    colour = cv2.resize(colour, (width, height), interpolation=cv2.INTER_LINEAR) * np.float32(spread)
     return np.asarray(bright[..., None] + colour, np.float32)

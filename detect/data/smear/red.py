@@ -9,6 +9,9 @@ from detect.data.smear.drawn import Drawn, Floats, circularity, diameter
 from detect.data.smear.shapes import Grid, capsule, cover, polar, turned, turns, waves, wavy
 from detect.data.smear.slide import Slide, between
 
+_PEAK = 0.95  # thickness beside the pallor
+_THICKEST = 0.67  # where a cell that swims is, of its radius
+
 
 def red(slide: Slide, rng: np.random.Generator, x: float, y: float, radius: float) -> Drawn:
     """A red cell: a disc with a pale middle, thicker towards its rim. radius in pixels."""
@@ -18,7 +21,7 @@ def red(slide: Slide, rng: np.random.Generator, x: float, y: float, radius: floa
     turn = rng.normal(reds["way"], 0.2) if rng.random() < reds["aligned"] else rng.uniform(0, 2 * np.pi)
     ratio = np.sqrt(1 - (1 - rng.uniform(reds["oval"], 1.0)) * rng.uniform(0.2, 1.0))
     angle = turns()
-    outline = wavy(angle, *waves(rng, reds["uneven"] * rng.uniform(0.5, 1.5), 2, 6))
+    outline = wavy(angle, *waves(rng, reds["uneven"] * rng.uniform(0.5, 1.5), 2, 4))
     if kind == "teardrop":
         outline += np.float32(rng.uniform(0.25, 0.4)) * np.exp(-(((angle - np.pi) / np.float32(0.32)) ** 2))
     elif kind == "crenated":
@@ -30,11 +33,13 @@ def red(slide: Slide, rng: np.random.Generator, x: float, y: float, radius: floa
     at = polar(u, v, np.asarray(radius * outline, np.float32))
     edge = (at - 1) * radius
     thick = _thickness(slide, rng, kind, at, u / radius, v / radius)
-    thick = thick * (1 + 0.035 * slide.texture.cut(rng, *grid.shape, 0.35 * slide.px_per_um))
-    strength = np.float32(np.exp(rng.normal(0, 0.07)))
-    density = {"red": np.asarray(cover(edge, 1 + 0.05 * radius) * thick * strength, np.float32)}
+    thick = thick * (1 + 0.05 * slide.texture.cut(rng, *grid.shape, 0.35 * slide.px_per_um))
+    strength = np.float32(np.exp(rng.normal(0, 0.12)))
+    inside = cover(edge, 1 + 0.05 * radius) * strength
+    density = {"red": np.asarray(inside * thick, np.float32)}
     if rng.random() < reds["refractile"]:
         _refractile(slide, rng, grid, density["red"], radius)
+    density["even"] = np.asarray(np.float32(_PEAK) * inside, np.float32)
     cell = cover(edge) >= 0.5
     told = {"diameter_um": diameter(cell, slide.px_per_um), "circularity": circularity(cell)}
     return Drawn("RBC", grid.left, grid.top, density, cell, None, told)
@@ -52,11 +57,11 @@ def _kind(slide: Slide, rng: np.random.Generator) -> str:
 def _thickness(slide: Slide, rng: np.random.Generator, kind: str, at: Floats, u: Floats, v: Floats) -> Floats:
     """Relative to the rim, 1: rims are rounded, the middle is thinner by the pallor."""
     reds = slide.reds
-    depth = float(np.clip(reds["pallor"] * rng.uniform(0.6, 1.35), 0, 0.95))
-    width = reds["pallor_width"] * rng.uniform(0.85, 1.15)
+    depth = float(np.clip(reds["pallor"] * rng.uniform(0.3, 1.5), 0, 0.95))
+    width = reds["pallor_width"] * rng.uniform(0.7, 1.3)
     if kind == "spherocyte":
         depth *= 0.1
-    middle_x, middle_y = rng.normal(0, 0.06, 2)
+    middle_x, middle_y = rng.normal(0, 0.1, 2)
     turn = rng.uniform(0, np.pi)
     u, v = u - np.float32(middle_x), v - np.float32(middle_y)
     p, q = (
@@ -68,14 +73,18 @@ def _thickness(slide: Slide, rng: np.random.Generator, kind: str, at: Floats, u:
     else:
         oval = rng.uniform(0.75, 1.0)
         place = cv2.magnitude(p * np.float32(oval / width), q / np.float32(oval * width))
-    flat = np.float32(rng.random())
+    flat = np.float32(np.sqrt(rng.random()))
     square = place * place
     pallor = np.exp(-square * (1 - flat + flat * square))  # from a bell to a flat floor
     rim = np.exp(-(((at - np.float32(rng.uniform(0.8, 0.88))) / np.float32(rng.uniform(0.07, 0.16))) ** 2))
-    inward = np.minimum(at, 1)
-    rounded = np.sqrt(np.sqrt(1 - inward * inward * inward * inward))
+    inward = np.minimum(at, 1) ** 2
+    dried = 0.5 + 0.5 * np.sqrt(np.sqrt(1 - inward * inward))
+    # Thickness of a cell that swims, from where it is thickest outwards (Evans and Fung, 1972).
+    swims = np.sqrt(1 - inward) * (0.207 + 2.003 * inward - 1.123 * inward * inward) / np.float32(0.653)
+    swims = np.where(at < _THICKEST, 1, swims)
+    dome = np.float32(np.clip(reds["dome"] * rng.uniform(0.8, 1.2), 0, 1))
     dark = np.float32(reds["rim"] * rng.uniform(0.6, 1.4))
-    thick = (0.95 + dark * rim - depth * pallor) * (0.5 + 0.5 * rounded)
+    thick = (_PEAK + dark * rim - depth * pallor) * (dome * swims + (1 - dome) * dried)
     if kind == "target":
         thick = thick + 0.75 * depth * np.exp(-((place / 0.4) ** 2))
     return np.asarray(np.clip(thick, 0.03, None), np.float32)

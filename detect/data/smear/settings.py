@@ -34,6 +34,7 @@ class Look(Settings):
     Attributes:
         red: red cells, beside their pallor. pink, blue: cytoplasm without and with basophilia. chromatin: of nuclei.
         orange, purple, black: granules of eosinophils, azurophilic ones, those of basophils.
+        share: how often, beside the other looks.
     """
 
     ground: Rgb
@@ -44,6 +45,7 @@ class Look(Settings):
     orange: Rgb
     purple: Rgb
     black: Rgb
+    share: float = 1.0
 
 
 class Optics(Settings):
@@ -87,7 +89,9 @@ class Reds(Settings):
         uneven: how uneven outlines are. flow: how far cells that lie on others spread out: 0, densities add up; 1,
             nearly only the denser counts.
         rouleaux: share of cells in rolls. rim: how much darker the rim is.
+        dome: how a cell thins out towards its edge: 0, all at once, as a drop that dried; 1, like one that swims.
         pallor: depth of the pale middle. pallor_width: its radius, of the cell's.
+        even_blue: part of the blue light that is lost all over the cell alike: the pallor is yellower than the rim.
         oval: least ratio of the axes. aligned: share of cells stretched the way the film was drawn.
         spherocytes, targets, stomatocytes, teardrops, crenated: share of cells.
         refractile: share with a bright spot of drying in their middle.
@@ -101,8 +105,10 @@ class Reds(Settings):
     flow: Range
     rouleaux: Range
     rim: Range
+    dome: Range
     pallor: Range
     pallor_width: Range
+    even_blue: Range
     oval: Range
     aligned: Range
     spherocytes: Range

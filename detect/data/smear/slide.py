@@ -70,10 +70,14 @@ def draw(settings: Smear, seed: int, number: int) -> Slide:
 def _stain(settings: Smear, rng: np.random.Generator) -> tuple[Floats, dict[str, Floats]]:
     """Ground and dyes: a mixture of two looks in optical density, each dye a little off, all of one strength."""
     names = list(settings.looks)
-    one, other = (settings.looks[names[i]] for i in rng.choice(len(names), 2, replace=len(names) < 2))
-    part = float(rng.beta(0.6, 0.6))  # mostly near one of the two
+    shares = np.array([look.share for look in settings.looks.values()])
+    chosen = rng.choice(len(names), 2, replace=len(names) < 2, p=shares / shares.sum())
+    one, other = (settings.looks[names[i]] for i in chosen)
+    part = float(rng.beta(0.35, 0.35))  # mostly near one of the two
     optics = settings.optics
-    balance = np.array([between(rng, optics.balance), 1.0, between(rng, optics.balance)])
+    # Lamps are warmer or cooler, seldom greener: what red gains, blue loses, but for a quarter of the range.
+    warm, tint = between(rng, optics.balance), 1 + 0.25 * (between(rng, optics.balance) - 1)
+    balance = np.array([warm * tint, 1.0, (2 - warm) * tint])
     mixed = (1 - part) * np.array(one.ground) + part * np.array(other.ground)
     ground = np.clip(mixed * balance * rng.uniform(0.96, 1.04), 0, _BRIGHTEST)
     strength = between(rng, optics.strength)

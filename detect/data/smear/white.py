@@ -21,7 +21,7 @@ _PROMINENT_UM, _LARGE_UM, _ROUND = 1.3, 15.0, 0.86  # of GUIDE.md's flags: nucle
 _SOLID = 0.93  # of the nucleus to its convex hull: less is a cleft or a dent
 _LOW_NC = 0.2  # part of the cell that is cytoplasm, from which N:C is low
 _FEW_VACUOLES = 3
-_GRANULE_DENSITY = {"orange": 0.75, "purple": 0.6, "black": 0.95, "pink": 0.45}
+_GRANULE_DENSITY = {"orange": 0.75, "purple": 0.6, "black": 0.95, "pink": 0.6}
 
 
 @dataclass(eq=False)
@@ -179,11 +179,11 @@ def _nucleus(one: _Cell) -> tuple[Floats, Floats]:
 
 def _lobed(rng: np.random.Generator, look: White, u: Floats, v: Floats) -> Floats:
     n = int(rng.integers(look.lobes[0], look.lobes[1] + 1))
-    away = rng.uniform(0.36, 0.46)
+    away = rng.uniform(0.4, 0.54)
     span = min(rng.uniform(2.1, 2.8) * (n - 1) ** 0.55, 5.0)
     places = arc(away, rng.uniform(0, 2 * np.pi), span, n) + rng.normal(0, 0.05, (n, 2))
     places = places - places.mean(axis=0) * rng.uniform(0.3, 0.8)
-    wide = 0.58 / np.sqrt(n)
+    wide = 0.5 / np.sqrt(n)
     radii = [wide * rng.uniform(0.75, 1.2) for _ in range(n)]
     return chain(u, v, places, radii, rng.uniform(0.02, 0.09), 0.06)
 
@@ -228,7 +228,7 @@ def _chromatin(one: _Cell, depth: Floats) -> list[float]:
     blocks = np.tanh(1.4 * one.grain(grain))
     blocks = np.where(blocks < 0, 1.1 * blocks, 0.7 * blocks)  # pale gaps in dark chromatin, more than dark spots
     detail = np.float32(one.slide.optics["detail"])
-    texture = 1 + detail * (0.06 * fine + np.float32(0.08 + 0.2 * clumped) * blocks)
+    texture = 1 + detail * (0.11 * fine + np.float32(0.04 + 0.11 * clumped) * blocks)
     membrane = np.exp(-((depth / np.float32(max(one.um(0.3), 0.8))) ** 2))
     texture = texture + detail * np.float32(0.06 + 0.12 * clumped) * membrane
     found = []

@@ -182,7 +182,7 @@ def test_the_test_range_holds_the_training_range() -> None:
             assert isinstance(other, tuple)
             assert other[0] <= one[0] <= one[1] <= other[1], where
             wider += other != one
-        elif isinstance(one, float):
+        elif isinstance(one, float) and not where.endswith(".share"):  # how often a look is taken is no range
             assert isinstance(other, float)
             assert other >= one, where
 
@@ -215,7 +215,7 @@ def test_ranges_that_cannot_be_are_refused(tmp_path: Path) -> None:
     text = (assets.ROOT / "configs" / "smear" / "train.yaml").read_text("utf-8")
     path = tmp_path / "mine.yaml"
     for old, new, said in (
-        ("cover: [0.35, 0.65]", "cover: [0.65, 0.35]", "low, high"),
+        ("cover: [0.45, 0.9]", "cover: [0.9, 0.45]", "low, high"),
         ("  Basophil: {", "  Basofil: {", "Basofil"),
         ("FAB L3: 0.72", "FAB L4: 0.72", "FAB L4"),
         ("rim: [0.0, 0.5]", "rime: [0.0, 0.5]", "rime"),
