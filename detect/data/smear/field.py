@@ -278,6 +278,9 @@ def _photograph(slide: Slide, rng: np.random.Generator, density: Floats, out_of_
             light[..., channel] = cv2.warpAffine(
                 light[..., channel], move, (width, height), borderMode=cv2.BORDER_REPLICATE
             )
+    if optics["sharpen"] > 0.1:  # as cameras do, in brightness
+        grey = light @ np.array([0.299, 0.587, 0.114], np.float32)
+        light += (np.float32(optics["sharpen"]) * (grey - cv2.GaussianBlur(grey, (0, 0), 1.2)))[..., None]
     light *= _illumination(slide, rng, width, height)[..., None]
     light = 255 * (np.clip(light, 0, 255) / 255) ** np.float32(optics["gamma"])
     return np.asarray(np.clip(light + _noise(rng, optics["noise"], width, height), 0, 255) + 0.5, np.uint8)

@@ -60,6 +60,7 @@ class Optics(Settings):
         blur_um: radius of the point spread, micrometres; defocus_um: that of a field out of focus; out_of_focus: how
             often one is.
         halo: bright line around what is dark. fringe: shift between red and blue, pixels.
+        sharpen: how much the camera sharpens, of what is finer than a pixel or two.
         noise: spread of grain at mid grey, of 255. jpeg: quality.
     """
 
@@ -76,6 +77,7 @@ class Optics(Settings):
     out_of_focus: float
     halo: Range
     fringe: Range
+    sharpen: Range
     noise: Range
     jpeg: tuple[int, int]
 

@@ -21,6 +21,7 @@ _PROMINENT_UM, _LARGE_UM, _ROUND = 1.3, 15.0, 0.86  # of GUIDE.md's flags: nucle
 _SOLID = 0.93  # of the nucleus to its convex hull: less is a cleft or a dent
 _LOW_NC = 0.2  # part of the cell that is cytoplasm, from which N:C is low
 _FEW_VACUOLES = 3
+_PALEST = 0.55  # chromatin between its clumps, of what it is on average
 _GRANULE_DENSITY = {"orange": 0.75, "purple": 0.6, "black": 0.95, "pink": 0.6}
 
 
@@ -229,6 +230,7 @@ def _chromatin(one: _Cell, depth: Floats) -> list[float]:
     blocks = np.where(blocks < 0, 1.1 * blocks, 0.7 * blocks)  # pale gaps in dark chromatin, more than dark spots
     detail = np.float32(one.slide.optics["detail"])
     texture = 1 + detail * (0.11 * fine + np.float32(0.04 + 0.11 * clumped) * blocks)
+    texture = np.maximum(texture, _PALEST)
     membrane = np.exp(-((depth / np.float32(max(one.um(0.3), 0.8))) ** 2))
     texture = texture + detail * np.float32(0.06 + 0.12 * clumped) * membrane
     found = []
