@@ -23,7 +23,7 @@ from detect.classify.networks import NETWORKS, build
 from detect.classify.settings import CropSettings
 from detect.data.cards import load_card
 from detect.data.typed import load_typed
-from detect.detectors.loop import precision_of
+from detect.detectors.devices import precision_of
 from detect.formats.tally import Tally
 from detect.runtime.base import EngineSettings, open_graph
 

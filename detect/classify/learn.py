@@ -27,7 +27,7 @@ from detect.classify.losses import loss_of
 from detect.classify.networks import Classifier, build
 from detect.classify.settings import ClassifierSettings
 from detect.data import augment
-from detect.detectors.loop import device_of, precision_of
+from detect.detectors.devices import device_of, precision_of
 from detect.errors import ConfigError, StoreError
 from detect.evaluate.classification import log_loss, macro_f1
 from detect.runtime.base import cores

@@ -36,7 +36,7 @@ from detect.data import augment
 from detect.data.augment import Transform
 from detect.data.splits import cells_of, read_split
 from detect.data.typed import TypedCell, load_typed
-from detect.detectors.loop import device_of
+from detect.detectors.devices import device_of
 from detect.detectors.train import keep_data, keep_settings, kept_cards, sources
 from detect.errors import DataError, StoreError
 from detect.evaluate.parts import PartsReport, measure_parts

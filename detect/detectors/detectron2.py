@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from detect.detectors import loop
 from detect.detectors.base import Architecture, DetectorSettings, TrainingJob, Traits
 from detect.detectors.bundled import Graph
+from detect.detectors.devices import device_of
+from detect.detectors.inputs import Target
 from detect.errors import BundleError, ConfigError
 
 try:
@@ -126,7 +128,7 @@ def train(job: TrainingJob) -> dict[str, Any]:
             remedy="take torchvision's Mask R-CNN, which learns boxes from such cells, or a Faster R-CNN",
         )
     torch.manual_seed(settings.seed)
-    model = _build(built.config, loop.device_of(job.device))
+    model = _build(built.config, device_of(job.device))
     if settings.pretrained is True:
         raise ConfigError(
             "pretrained: detectron2 publishes its weights as pickles, which can run code when they are read",
@@ -158,9 +160,10 @@ class _Learner:
     """The library's model and its losses."""
 
     def __init__(self, model: Any, masks: bool) -> None:
-        self.model, self._masks = model, masks
+        self.model = self.called = model
+        self._masks = masks
 
-    def losses(self, images: list[torch.Tensor], targets: Sequence[loop.Target]) -> dict[str, torch.Tensor]:
+    def losses(self, images: list[torch.Tensor], targets: Sequence[Target]) -> dict[str, torch.Tensor]:
         """See `loop.Learner`."""
         batch = []
         for image, target in zip(images, targets, strict=True):
@@ -172,7 +175,7 @@ class _Learner:
                 cells.gt_masks = BitMasks(torch.from_numpy(masks))
             batch.append({"image": _bgr(image * 255), "instances": cells})
         with EventStorage(0):  # the library's losses write their statistics somewhere
-            losses: dict[str, torch.Tensor] = self.model(batch)
+            losses: dict[str, torch.Tensor] = self.called(batch)
         return losses
 
     def graph(self, model: torch.nn.Module) -> Graph:
@@ -214,7 +217,7 @@ def export_onnx(architecture: Architecture, weights: Path, image_size: int, path
 
 def reference(architecture: Architecture, weights: Path, device: str = "cpu", precision: str = "fp32") -> Graph:
     """See `Family.reference`."""
-    where = loop.device_of(device)
+    where = device_of(device)
     model = _build(architecture.config, where)
     try:
         model.load_state_dict(load_file(weights), strict=True)

@@ -1,7 +1,7 @@
 """The training loop of the families whose library has none: torchvision and detectron2. Pure torch.
 
-A family gives a model, its losses and its graph; the rest is here: fields in the model's input with their cells,
-augmentation, mixed precision, averaged weights (EMA), the best epoch on dev, checkpoints, resuming, early stopping.
+A family gives a model, its losses and its graph; the rest is here: mixed precision, averaged weights (EMA), the best
+epoch on dev, checkpoints, resuming, early stopping, several GPUs. Fields and their augmentation are in `inputs`.
 
 RUN/train/
   results.csv        one row an epoch: losses, AP on dev, seconds
@@ -15,58 +15,44 @@ import csv
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pycocotools import mask as rle
 
-from detect.data import augment
 from detect.detectors.base import Architecture, DetectorSettings, TrainingJob, Traits
 from detect.detectors.bundled import Graph
-from detect.detectors.measure import PAD, on_dev
+from detect.detectors.devices import device_of, each, precision_of, share
+from detect.detectors.inputs import Fields, Target
+from detect.detectors.measure import on_dev
 from detect.errors import ConfigError, DataError, MissingExtraError, StoreError
-from detect.images import decode, preprocess
-from detect.images.letterbox import place, plan
 from detect.runtime.base import cores
-from detect.types import Image, LabelledField
 
 try:
-    import albumentations as A
     import torch
     from safetensors.torch import load_file, save_file
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 except ImportError as error:
     raise MissingExtraError("training a detector", "train") from error
 
+_SETTLING = 16  # batches
 _DECAY = 0.998  # of the averaged weights a step, once there were some thousand steps
-_MIN_VISIBLE = 0.25  # of a cell that augmentation moved over the border
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """The cells of one field in the model's input.
-
-    Attributes:
-        boxes: float32 (n, 4), xyxy, input pixels. labels: int64 (n,).
-        masks: bool (n, h, w), or None where no cell has one. drawn: bool (n,), cells whose mask is known.
-        unlabelled: classes of which not every cell is drawn here.
-    """
-
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    masks: NDArray[np.bool_] | None
-    drawn: NDArray[np.bool_]
-    unlabelled: frozenset[int]
 
 
 class Learner(Protocol):
-    """What a family gives to the loop."""
+    """What a family gives to the loop.
+
+    Attributes:
+        called: what `losses` calls: the model, or the model as one of several processes has it.
+    """
 
     model: torch.nn.Module
+    called: torch.nn.Module
 
     def losses(self, images: list[torch.Tensor], targets: Sequence[Target]) -> dict[str, torch.Tensor]:
         """Losses of a batch; images are float32 (3, h, w) from 0 to 1 on the model's device."""
@@ -77,11 +63,13 @@ class Learner(Protocol):
 
 def train(job: TrainingJob, learner: Learner, architecture: Architecture, traits: Traits) -> dict[str, Any]:
     """Train, choose the best epoch on dev, write the weights; returns what the run record should say."""
+    if "," in job.device:
+        return each(job)
     settings = job.settings
     device = device_of(job.device)
     precision = precision_of(settings.precision, device)
     if device.type == "cpu":
-        torch.set_num_threads(cores())
+        torch.set_num_threads(max(1, cores() // share()[1]))
     run = _Run(job, learner, architecture, traits, device, precision)
     first = run.restore() if job.resume else 0
     for epoch in range(first, settings.epochs):
@@ -108,11 +96,14 @@ class _Run:
         h = self.settings.hyperparameters
         self.folder = job.out / "train"
         (self.folder / "weights").mkdir(parents=True, exist_ok=True)
+        self.rank, self.shares = share()
         self.fields = Fields(job, traits)
         self.per_epoch = -(-len(job.train) // self.settings.batch)
         self.every = max(1, round(h.nominal_batch / self.settings.batch))  # batches a step
         model = learner.model.to(device)
         self.average = AveragedModel(model, multi_avg_fn=_average, use_buffers=True)
+        if self.shares > 1:
+            learner.called = DistributedDataParallel(model, find_unused_parameters=True)
         self.optimizer = _optimizer(model, self.settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.steps = 0
@@ -122,18 +113,15 @@ class _Run:
         """Learn from every field once, measure on dev, keep what is needed to go on."""
         started = time.monotonic()
         torch.manual_seed(self.settings.seed * 100_003 + number)
-        self.fields.start(number)
+        self.fields.start(number, self.rank)
         order = np.random.default_rng([self.settings.seed, number]).permutation(len(self.fields))
         model = self.learner.model.train()
         sums: dict[str, float] = {}
         for batch, start in enumerate(range(0, len(order), self.settings.batch)):
             self._rate(number + batch / self.per_epoch)
-            found = [self.fields[int(i)] for i in order[start : start + self.settings.batch]]
-            images = [torch.from_numpy(p).to(self.device).permute(2, 0, 1).float() / 255 for p, _ in found]
-            with self._autocast():
-                losses = self.learner.losses(images, [t for _, t in found])
+            losses = self._losses(self._share(order[start : start + self.settings.batch]))
             total = torch.stack(list(losses.values())).sum()
-            if not torch.isfinite(total):
+            if not torch.isfinite(self._mean(total.detach())):
                 told = ", ".join(f"{k} {float(v.detach()):.3g}" for k, v in losses.items())
                 raise ConfigError(
                     f"the loss is not finite in epoch {number + 1} ({told})",
@@ -145,12 +133,27 @@ class _Run:
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             if (batch + 1) % self.every == 0 or start + self.settings.batch >= len(order):
                 self._step(model)
-        ap50, ap = self._measure()
-        if ap > self.best:
+        means = {k: float(self._mean(torch.tensor(v, device=self.device))) / self.per_epoch for k, v in sums.items()}
+        ap50, ap = self._measure(order)
+        better = ap > self.best
+        if better:
             self.best, self.best_epoch = ap, number + 1
+        if self.rank:
+            return
+        if better:
             _write({"model": self._averaged(), "epoch": number + 1}, self.folder / "weights" / "best.pt")
-        self._log(number, {k: v / self.per_epoch for k, v in sums.items()}, ap50, ap, time.monotonic() - started)
+        self._log(number, means, ap50, ap, time.monotonic() - started)
         self._checkpoint(number + 1)
+
+    def _share(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The fields of a batch that this process learns from; a last, small batch gives some twice, none nothing."""
+        return np.resize(batch, max(len(batch), self.shares))[self.rank :: self.shares]
+
+    def _mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Over all processes."""
+        if self.shares > 1:
+            distributed.all_reduce(value)
+        return value / self.shares
 
     def _step(self, model: torch.nn.Module) -> None:
         self.scaler.unscale_(self.optimizer)
@@ -178,11 +181,47 @@ class _Run:
     def _averaged(self) -> dict[str, torch.Tensor]:
         return {k: v.detach().cpu().contiguous() for k, v in self.average.module.state_dict().items()}
 
-    def _measure(self) -> tuple[float, float]:
-        """mAP50 and mAP50-95 of the averaged weights on dev."""
-        self.average.module.eval()
+    def _losses(self, fields: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        found = [self.fields[int(i)] for i in fields]
+        images = [torch.from_numpy(p).to(self.device).permute(2, 0, 1).float() / 255 for p, _ in found]
         with self._autocast():
-            return on_dev(self.job, self.architecture, self.traits, self.learner.graph(self.average.module))
+            return self.learner.losses(images, [t for _, t in found])
+
+    def _settle(self, order: NDArray[np.int64]) -> None:
+        """Take the statistics of batch norms anew for the averaged weights, over some fields to learn from.
+
+        Those gathered on the way belong to other weights (Izmailov et al., 2018, "Averaging weights leads to wider
+        optima", 3.3): with them a network trained from scratch may find nothing of what it has just learnt.
+        """
+        model = self.average.module
+        norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all batches
+        most = _SETTLING * self.settings.batch if norms else 0
+        called, self.learner.called = self.learner.called, model.train()
+        with torch.no_grad():
+            for start in range(
+                0, min(len(order), _SETTLING * self.settings.batch) if norms else 0, self.settings.batch
+            ):
+                self._losses(order[start : start + self.settings.batch])
+        self.learner.called = called
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    def _measure(self, order: NDArray[np.int64]) -> tuple[float, float]:
+        """mAP50 and mAP50-95 of the averaged weights on dev. Of several processes the first measures and tells."""
+        found = [(0.0, 0.0)]
+        if self.rank == 0:
+            self._settle(order)
+            self.average.module.eval()
+            with self._autocast():
+                graph = self.learner.graph(self.average.module)
+                found = [on_dev(self.job, self.architecture, self.traits, graph)]
+        if self.shares > 1:
+            distributed.broadcast_object_list(found, device=self.device)
+        return found[0]
 
     def _log(self, number: int, losses: Mapping[str, float], ap50: float, ap: float, seconds: float) -> None:
         path = self.folder / "results.csv"
@@ -219,7 +258,8 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps, self.best, self.best_epoch = state["steps"], state["best"], state["best_epoch"]
-        self._forget_after(int(state["epochs"]))
+        if self.rank == 0:
+            self._forget_after(int(state["epochs"]))
         return int(state["epochs"])
 
     def _forget_after(self, epochs: int) -> None:
@@ -236,16 +276,11 @@ class _Run:
 
     def finish(self) -> dict[str, Any]:
         """Write the weights and the architecture of the best epoch."""
-        best = torch.load(self.folder / "weights" / "best.pt", weights_only=True)
-        save_file(best["model"], self.job.out / "weights.safetensors")
-        about = {
-            "family": self.architecture.family,
-            "name": self.architecture.name,
-            "config": dict(self.architecture.config),
-            "parameters": self.architecture.parameters,
-            "gflops": self.architecture.gflops,
-        }
-        (self.job.out / "architecture.yaml").write_text(yaml.safe_dump(about, sort_keys=False), "utf-8")
+        if self.rank == 0:
+            best = torch.load(self.folder / "weights" / "best.pt", weights_only=True)
+            save_file(best["model"], self.job.out / "weights.safetensors")
+            about = {**asdict(self.architecture), "config": dict(self.architecture.config)}
+            (self.job.out / "architecture.yaml").write_text(yaml.safe_dump(about, sort_keys=False), "utf-8")
         return {
             "device": str(self.device),
             "precision": self.precision,
@@ -296,121 +331,6 @@ def _optimizer(model: torch.nn.Module, settings: DetectorSettings) -> torch.opti
     if h.optimizer in ("auto", "AdamW"):
         return torch.optim.AdamW(groups, lr=rate)
     raise ConfigError(f"optimizer {h.optimizer} is of ultralytics only", remedy="use auto, AdamW, Adam or SGD")
-
-
-class Fields:
-    """Fields to learn from, in the model's input, augmented anew each time; the resized pixels are kept in memory."""
-
-    def __init__(self, job: TrainingJob, traits: Traits) -> None:
-        self._job, self._traits = job, traits
-        self._kept: dict[int, Image] = {}
-        h = job.settings.hyperparameters
-        moves: list[Any] = [
-            A.HorizontalFlip(p=h.flip_lr),
-            A.VerticalFlip(p=h.flip_ud),
-            A.HueSaturationValue(
-                hue_shift_limit=h.hsv_h * 180,
-                sat_shift_limit=h.hsv_s * 100,
-                val_shift_limit=h.hsv_v * 100,
-                p=1.0 if h.hsv_h or h.hsv_s or h.hsv_v else 0.0,
-            ),
-            A.Affine(
-                scale=(1 - h.scale, 1 + h.scale),
-                translate_percent=(-h.translate, h.translate),
-                rotate=(-h.degrees, h.degrees),
-                shear=(-h.shear, h.shear),
-                fill=PAD,
-                p=1.0 if h.scale or h.translate or h.degrees or h.shear else 0.0,
-            ),
-        ]
-        self._change = A.Compose(
-            [*augment.build(job.settings.augment, job.config), *moves],
-            bbox_params=A.BboxParams(
-                format="pascal_voc", label_fields=["rows"], min_visibility=_MIN_VISIBLE, clip=True
-            ),
-            seed=job.settings.seed,
-        )
-
-    def __len__(self) -> int:
-        return len(self._job.train)
-
-    def start(self, epoch: int) -> None:
-        """Begin an epoch: what it draws depends on the seed and its number only, so a resumed run draws the same."""
-        self._change.set_random_seed(self._job.settings.seed * 100_003 + epoch)
-
-    def __getitem__(self, index: int) -> tuple[Image, Target]:
-        labelled = self._job.train.fields[index]
-        pixels, boxes, masks = self._input(index, labelled)
-        cells = labelled.annotations
-        real = ~cells.crowd
-        boxes, labels = boxes[real], cells.labels[real]
-        drawn = np.array([cells.masks[i] is not None for i in np.flatnonzero(real)], bool)
-        given: dict[str, Any] = {"image": pixels, "bboxes": boxes, "rows": np.arange(len(boxes))}
-        if masks is not None and real.any():  # albumentations takes no empty stack
-            given["masks"] = masks[real].astype(np.uint8)
-        out = self._change(**given)
-        rows = np.asarray(out["rows"], np.int64)
-        moved = np.asarray(out["bboxes"], np.float32).reshape(-1, 4)
-        wide = ((moved[:, 2:] - moved[:, :2]) >= 1).all(axis=1)
-        rows, moved = rows[wide], moved[wide]
-        kept = np.stack([*out["masks"]])[rows].astype(bool) if "masks" in given else None
-        unlabelled = self._job.unlabelled.get(labelled.field.id, frozenset())
-        return out["image"], Target(moved, labels[rows], kept, drawn[rows], unlabelled)
-
-    def _input(
-        self, index: int, labelled: LabelledField
-    ) -> tuple[Image, NDArray[np.float32], NDArray[np.bool_] | None]:
-        """Pixels, boxes and masks of a field in the model's input, as evaluation places it."""
-        if index not in self._kept:
-            pixels = preprocess.apply(decode.read(labelled.field.path), self._job.settings.preprocess)
-            self._kept[index] = self._place(pixels)
-        pixels = self._kept[index]
-        width, height = labelled.field.width, labelled.field.height
-        box = plan(width, height, self._job.settings.image_size, self._traits.stride, square=self._traits.square)
-        cells = labelled.annotations
-        scale = np.array([box.scale_x, box.scale_y, box.scale_x, box.scale_y], np.float32)
-        offset = np.array([box.left, box.top, box.left, box.top], np.float32)
-        boxes = cells.boxes * scale + offset
-        if not self._traits.masks or not any(m is not None for m in cells.masks):
-            return pixels, boxes, None
-        masks = np.zeros((len(cells), *pixels.shape[:2]), bool)
-        for i, mask in enumerate(cells.masks):
-            if mask is not None:
-                placed = np.zeros((*pixels.shape[:2], 3), np.uint8)
-                place(np.repeat(rle.decode(mask)[:, :, None] * 255, 3, axis=2), box, 0, placed)
-                masks[i] = placed[:, :, 0] >= 128
-        return pixels, boxes, masks
-
-    def _place(self, pixels: Image) -> Image:
-        height, width = pixels.shape[:2]
-        box = plan(width, height, self._job.settings.image_size, self._traits.stride, square=self._traits.square)
-        out = np.empty((box.height, box.width, 3), np.uint8)
-        place(pixels, box, PAD, out)
-        return out
-
-
-def device_of(asked: str) -> torch.device:
-    """The device of a training."""
-    if asked == "auto":
-        asked = "cuda:0" if torch.cuda.is_available() else "cpu"
-    if "," in asked:
-        raise ConfigError(
-            f"--device {asked}: this family trains on one GPU", remedy="name one, or use a family of ultralytics"
-        )
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {asked}: torch sees no GPU", remedy="use --device cpu, or run 'smear doctor'")
-    return torch.device(asked)
-
-
-def precision_of(asked: str, device: torch.device) -> str:
-    """The arithmetic of a training."""
-    if asked == "fp16" and device.type == "cpu":
-        raise ConfigError("precision: fp16 trains on a GPU only", remedy="use bf16, fp32 or auto")
-    if asked != "auto":
-        return asked
-    if device.type == "cuda":
-        return "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def start_from(model: torch.nn.Module, path: Path, job: TrainingJob) -> None:

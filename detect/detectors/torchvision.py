@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from detect.detectors import loop
 from detect.detectors.base import Architecture, DetectorSettings, TrainingJob, Traits
 from detect.detectors.bundled import Graph
+from detect.detectors.devices import device_of
+from detect.detectors.inputs import Target
 from detect.errors import BundleError, ConfigError, MissingExtraError
 
 try:
@@ -255,10 +257,10 @@ class _Learner:
     """The library's model with its losses, made to respect what is not labelled."""
 
     def __init__(self, model: Any, settings: DetectorSettings) -> None:
-        self.model = model
+        self.model = self.called = model
         self._settings = settings
 
-    def losses(self, images: list[torch.Tensor], targets: Sequence[loop.Target]) -> dict[str, torch.Tensor]:
+    def losses(self, images: list[torch.Tensor], targets: Sequence[Target]) -> dict[str, torch.Tensor]:
         """See `loop.Learner`."""
         device = images[0].device
         given = []
@@ -274,7 +276,7 @@ class _Learner:
                 row["masks"] = torch.from_numpy(masks.astype(np.uint8)).to(device)
             given.append(row)
         with _partial(self.model, targets):
-            losses: dict[str, torch.Tensor] = self.model(images, given)
+            losses: dict[str, torch.Tensor] = self.called(images, given)
         return losses
 
     def graph(self, model: torch.nn.Module) -> Graph:
@@ -283,7 +285,7 @@ class _Learner:
 
 
 @contextmanager
-def _partial(model: Any, targets: Sequence[loop.Target]) -> Iterator[None]:
+def _partial(model: Any, targets: Sequence[Target]) -> Iterator[None]:
     """Losses that ask nothing of what is not labelled; the library has no place for them, so its functions give way.
 
     - A background place of a field where some classes are not all drawn may hold a cell of these: it only must not be
@@ -311,7 +313,7 @@ def _partial(model: Any, targets: Sequence[loop.Target]) -> Iterator[None]:
             del model.rpn.assign_targets_to_anchors
 
 
-def _anchors(assign: Callable[..., Any], targets: Sequence[loop.Target], anchors: Any, given: Any) -> Any:
+def _anchors(assign: Callable[..., Any], targets: Sequence[Target], anchors: Any, given: Any) -> Any:
     """Objectness: -1, not judged, in place of 0, background."""
     labels, boxes = assign(anchors, given)
     for i, target in enumerate(targets):
@@ -322,7 +324,7 @@ def _anchors(assign: Callable[..., Any], targets: Sequence[loop.Target], anchors
 
 def _box_loss(
     theirs: Callable[..., Any],
-    targets: Sequence[loop.Target],
+    targets: Sequence[Target],
     logits: torch.Tensor,
     regression: torch.Tensor,
     labels: list[torch.Tensor],
@@ -343,7 +345,7 @@ def _box_loss(
 
 def _mask_loss(
     theirs: Callable[..., Any],
-    targets: Sequence[loop.Target],
+    targets: Sequence[Target],
     logits: torch.Tensor,
     proposals: list[torch.Tensor],
     masks: list[torch.Tensor],
@@ -365,7 +367,7 @@ def _mask_loss(
 
 
 def _focal(
-    targets: Sequence[loop.Target], logits: torch.Tensor, truth: torch.Tensor, reduction: str = "none", **rest: Any
+    targets: Sequence[Target], logits: torch.Tensor, truth: torch.Tensor, reduction: str = "none", **rest: Any
 ) -> torch.Tensor:
     """Focal loss, sums, without the classes that are not all drawn in a field, except on their drawn cells."""
     each = torchvision.ops.sigmoid_focal_loss(logits, truth, reduction="none", **rest)
@@ -456,7 +458,7 @@ def _drawn(side: int) -> NDArray[np.uint8]:
 
 def reference(architecture: Architecture, weights: Path, device: str = "cpu", precision: str = "fp32") -> Graph:
     """See `Family.reference`."""
-    where = loop.device_of(device)
+    where = device_of(device)
     graph = _Graph(_load(architecture, weights), traits(architecture).masks).eval().to(where)
     run = _runner(graph)
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)

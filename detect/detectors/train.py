@@ -221,7 +221,7 @@ def _began_with(settings: DetectorSettings) -> list[TrainedOn]:
 def _dev(job: TrainingJob, adapter: Family) -> dict[str, float]:
     """What the weights that were kept reach on dev, whatever family they are of."""
     built = Architecture(**load_yaml(job.out / "architecture.yaml"))
-    device = "cpu" if "," in job.device or job.device == "auto" else job.device
+    device = "cpu" if job.device == "auto" else job.device.split(",")[0]
     graph = adapter.reference(built, job.out / WEIGHTS, device=device)
     ap50, ap = on_dev(job, built, adapter.traits(built), graph)
     return {"mAP50": round(ap50, 4), "mAP50-95": round(ap, 4)}

@@ -51,6 +51,7 @@ try:
 
     import detect.data.transforms  # known by name where the library makes them again in its processes  # noqa: F401
     from detect.detectors import loop
+    from detect.detectors.devices import device_of, named, precision_of
 except ImportError as error:
     raise MissingExtraError("the ultralytics family", "train") from error
 
@@ -395,14 +396,12 @@ def _bf16_on_cpu() -> Iterator[None]:
 
 def _devices(asked: str, batch: int) -> tuple[str, torch.device]:
     """Devices as the library names them, and the first of them."""
+    device = device_of(asked)
     if "," not in asked:
-        device = _device(asked)
         return str(device), device
-    names = asked.replace("cuda:", "").replace(" ", "").split(",")
-    device = _device(f"cuda:{names[0]}")
-    there = torch.cuda.device_count()
-    if not all(n.isdigit() and int(n) < there for n in names) or len(set(names)) != len(names):
-        raise ConfigError(f"--device {asked}: torch sees {there} GPUs", remedy="name them as cuda:0,1")
+    names = [name.removeprefix("cuda:") for name in named(asked)]
+    if device.type == "cpu":
+        raise ConfigError(f"--device {asked}: this family shares its work among GPUs only", remedy="use --device cpu")
     if batch % len(names):
         raise ConfigError(f"batch: {batch} fields cannot be shared by {len(names)} GPUs", remedy="take a multiple")
     if find_spec("cloudpickle") is None:
@@ -410,17 +409,9 @@ def _devices(asked: str, batch: int) -> tuple[str, torch.device]:
     return ",".join(names), device
 
 
-def _device(asked: str) -> torch.device:
-    if asked == "auto":
-        asked = "cuda:0" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {asked}: torch sees no GPU", remedy="use --device cpu, or run 'smear doctor'")
-    return torch.device(asked)
-
-
 def _precision(asked: str, device: torch.device, config: Mapping[str, Any]) -> str:
     if not _is_transformer(config):
-        return loop.precision_of(asked, device)
+        return precision_of(asked, device)
     if asked not in ("auto", "fp32"):  # the library: "AMP training can lead to NaN outputs"
         raise ConfigError(f"precision: RT-DETR is trained in fp32, not in {asked}", remedy="use fp32 or auto")
     return "fp32"
@@ -536,7 +527,7 @@ def reference(
     architecture: Architecture, weights: Path, device: str = "cpu", precision: str = "fp32"
 ) -> Callable[[Any], tuple[Any, Any]]:
     """See `Family.reference`."""
-    place = _device(device)
+    place = device_of(device)
     graph = _Graph(_build(architecture, weights)).to(place)
     low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 

@@ -15,6 +15,7 @@ from detect.detectors import loop
 from detect.detectors import torchvision as adapter
 from detect.detectors.base import DetectorSettings, TrainingJob
 from detect.detectors.bundled import BundleDetector
+from detect.detectors.inputs import Fields, Target
 from detect.detectors.train import train
 from detect.errors import ConfigError
 from detect.formats import masks
@@ -27,9 +28,9 @@ from tests.detectors.tiny import Tiny, write_outlined
 CLASSES = ClassMap(("WBC", "RBC", "Platelet"))
 
 
-def target(boxes: list[list[float]], labels: list[int], unlabelled: set[int] | None = None) -> loop.Target:
+def target(boxes: list[list[float]], labels: list[int], unlabelled: set[int] | None = None) -> Target:
     n = len(boxes)
-    return loop.Target(
+    return Target(
         np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), None, np.zeros(n, bool),
         frozenset(unlabelled or set()),
     )  # fmt: skip
@@ -86,7 +87,7 @@ def test_cells_without_a_mask_give_no_mask_loss() -> None:
     whole = np.zeros((2, 32, 32), bool)
     whole[0, 4:12, 4:12] = whole[1, 16:28, 16:28] = True
     boxes = np.array([[4, 4, 12, 12], [16, 16, 28, 28]], np.float32)
-    some = loop.Target(boxes, np.array([0, 1]), whole, np.array([True, False]), frozenset())
+    some = Target(boxes, np.array([0, 1]), whole, np.array([True, False]), frozenset())
     logits = torch.randn(3, 3, 28, 28, requires_grad=True)
     proposals, matched = [torch.from_numpy(boxes)[[0, 1, 0]]], [torch.tensor([0, 1, 0])]
     given = [torch.from_numpy(whole.astype(np.uint8))], [torch.tensor([1, 2])]
@@ -94,7 +95,7 @@ def test_cells_without_a_mask_give_no_mask_loss() -> None:
     (slope,) = torch.autograd.grad(loss, logits)
     assert (slope[1] == 0).all()
     assert (slope[0, 1] != 0).any()
-    none = loop.Target(boxes, np.array([0, 1]), None, np.zeros(2, bool), frozenset())
+    none = Target(boxes, np.array([0, 1]), None, np.zeros(2, bool), frozenset())
     assert float(adapter._mask_loss(maskrcnn_loss, [none], logits, proposals, *given, matched).detach()) == 0
 
 
@@ -147,7 +148,7 @@ def job(tmp_path: Path, *, drawn: bool, **settings: object) -> TrainingJob:
 
 def test_fields_come_as_evaluation_places_them(tmp_path: Path) -> None:
     still = {"flip_lr": 0, "flip_ud": 0, "hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "scale": 0, "translate": 0}
-    fields = loop.Fields(job(tmp_path, drawn=True, hyperparameters=still), adapter._MASKED)
+    fields = Fields(job(tmp_path, drawn=True, hyperparameters=still), adapter._MASKED)
     pixels, found = fields[0]
     assert pixels.shape == (128, 192, 3)
     np.testing.assert_allclose(found.boxes, [[20, 20, 80, 60], [100, 80, 180, 120]])
@@ -162,7 +163,7 @@ def test_fields_come_as_evaluation_places_them(tmp_path: Path) -> None:
 
 def test_masks_and_boxes_move_together_and_an_epoch_is_drawn_the_same_twice(tmp_path: Path) -> None:
     moved = {"flip_lr": 0.5, "flip_ud": 0.5, "scale": 0.3, "translate": 0.2, "degrees": 20.0}
-    fields = loop.Fields(job(tmp_path, drawn=True, hyperparameters=moved), adapter._MASKED)
+    fields = Fields(job(tmp_path, drawn=True, hyperparameters=moved), adapter._MASKED)
     for epoch in range(12):
         fields.start(epoch)
         pixels, found = fields[0]
