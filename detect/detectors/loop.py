@@ -202,9 +202,7 @@ class _Run:
         most = _SETTLING * self.settings.batch if norms else 0
         called, self.learner.called = self.learner.called, model.train()
         with torch.no_grad():
-            for start in range(
-                0, min(len(order), _SETTLING * self.settings.batch) if norms else 0, self.settings.batch
-            ):
+            for start in range(0, min(len(order), most), self.settings.batch):
                 self._losses(order[start : start + self.settings.batch])
         self.learner.called = called
         for norm, momentum in zip(norms, momenta, strict=True):
