@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from detect.detectors import loop
 from detect.detectors import torchvision as adapter
@@ -181,8 +185,6 @@ def test_masks_and_boxes_move_together_and_an_epoch_is_drawn_the_same_twice(tmp_
 
 
 def test_averaged_weights_follow_closely_at_first_and_slowly_later() -> None:
-    from torch.optim.swa_utils import AveragedModel
-
     model = torch.nn.Linear(1, 1)
     with torch.no_grad():
         model.weight.fill_(0.0)
@@ -199,6 +201,41 @@ def test_averaged_weights_follow_closely_at_first_and_slowly_later() -> None:
         model.weight.fill_(0.0)
     average.update_parameters(model)
     assert float(average.module.weight.detach()) == pytest.approx(0.998, abs=1e-5)
+
+
+class _Plain:
+    """A convolution with a batch norm, as a family's learner."""
+
+    def __init__(self) -> None:
+        self.model: torch.nn.Module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+        self.called = self.model
+
+    def losses(self, images: list[torch.Tensor], targets: Sequence[Target]) -> dict[str, torch.Tensor]:
+        return {"plain": self.called(torch.stack(images)).square().mean()}
+
+    def graph(self, model: torch.nn.Module) -> Any:
+        raise NotImplementedError
+
+
+def test_averaged_weights_get_batch_statistics_of_their_own(tmp_path: Path) -> None:
+    still = {"flip_lr": 0, "flip_ud": 0, "hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "scale": 0, "translate": 0}
+    asked = job(tmp_path, drawn=False, hyperparameters=still, batch=1, precision="fp32")
+    torch.manual_seed(3)
+    learner = _Plain()
+    run = loop._Run(
+        asked, learner, adapter.architecture(asked.settings, 3), adapter._MASKED, torch.device("cpu"), "fp32"
+    )
+    model = run.average.module
+    with torch.no_grad():
+        model[0].weight += 0.5  # weights that no batch was seen with
+    reference = deepcopy(model)
+    batches = [torch.from_numpy(run.fields[i][0]).permute(2, 0, 1)[None].float() / 255 for i in range(2)]
+    update_bn(batches, reference)
+    run._settle(np.array([0, 1]))
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(model[1], name), getattr(reference[1], name))
+    assert model[1].momentum == 0.1
+    assert learner.called is learner.model
 
 
 def test_masks_are_asked_for_where_none_is_drawn(tmp_path: Path) -> None:
