@@ -38,7 +38,6 @@ try:
     import torch
     import ultralytics
     from safetensors.torch import load_file, save_file
-    from torch.nn import functional
     from ultralytics.data import build_yolo_dataset
     from ultralytics.engine import trainer, validator
     from ultralytics.models.rtdetr import train as rtdetr
@@ -52,6 +51,7 @@ try:
     import detect.data.transforms  # known by name where the library makes them again in its processes  # noqa: F401
     from detect.detectors import loop
     from detect.detectors.devices import device_of, named, precision_of
+    from detect.detectors.ultralytics_losses import Loss, as_float, judge_the_rest
 except ImportError as error:
     raise MissingExtraError("the ultralytics family", "train") from error
 
@@ -291,82 +291,9 @@ def _prepare(run: Any, precision: str, unlabelled: Mapping[str, frozenset[int]],
     model = unwrap_model(run.model)
     if precision != "fp32" or unlabelled:
         # A resumed YOLO26 has its criterion already, with the balance of its two heads.
-        model.criterion = _Loss(getattr(model, "criterion", None) or model.init_criterion(), unlabelled)
+        model.criterion = Loss(getattr(model, "criterion", None) or model.init_criterion(), unlabelled)
     if unjudged:
-        run.validator.update_metrics = partial(_judge_the_rest, run.validator.update_metrics, unjudged)
-
-
-def _judge_the_rest(update: Callable[..., None], unjudged: frozenset[int], preds: Any, batch: Any) -> None:
-    """Measure dev, on which the best epoch is chosen, without the classes of which not every cell is drawn there."""
-
-    def kept(labels: torch.Tensor) -> torch.Tensor:
-        return ~torch.isin(labels.flatten(), torch.tensor(sorted(unjudged), device=labels.device))
-
-    found = [{k: v[kept(p["cls"])] for k, v in p.items()} for p in preds]
-    rows = kept(batch["cls"])
-    update(found, batch | {k: batch[k][rows] for k in ("cls", "bboxes", "batch_idx")})
-
-
-class _Loss:
-    """A criterion that is fed in full precision, and asks nothing of what is not labelled.
-
-    Under autocast bf16 holds a box corner to two pixels only.
-
-    Args:
-        unlabelled: by stem of a field's file, the classes of which not every cell is drawn there.
-    """
-
-    def __init__(self, criterion: Any, unlabelled: Mapping[str, frozenset[int]]) -> None:
-        self._criterion = criterion
-        self._unlabelled = unlabelled
-        self._bce = _Bce()
-        if unlabelled:
-            for one in _losses(criterion):
-                one.bce = self._bce
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # while being copied it has no criterion yet
-            raise AttributeError(name)
-        return getattr(self._criterion, name)
-
-    def __call__(self, preds: Any, batch: Any) -> Any:
-        if self._unlabelled:
-            self._bce.taught = self._taught(batch)
-        with torch.autocast(batch["img"].device.type, enabled=False):
-            return self._criterion(_float(preds), batch)
-
-    def _taught(self, batch: Any) -> torch.Tensor:
-        files = batch["im_file"]
-        taught = torch.ones((len(files), 1, _losses(self._criterion)[0].nc))
-        for row, file in enumerate(files):
-            for label in self._unlabelled.get(Path(file).stem, ()):
-                taught[row, 0, label] = 0
-        return taught.to(batch["img"].device)
-
-
-def _losses(criterion: Any) -> list[Any]:
-    """The criterion, or of a model with two heads that of each."""
-    return [criterion.one2many, criterion.one2one] if hasattr(criterion, "one2many") else [criterion]
-
-
-class _Bce:
-    """The classification loss of each place and class; 0 where a class is not taught and no drawn cell was assigned."""
-
-    taught: torch.Tensor
-
-    def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return loss * torch.where(target > 0, 1.0, self.taught)
-
-
-def _float(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {k: _float(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_float(v) for v in value)
-    return value
+        run.validator.update_metrics = partial(judge_the_rest, run.validator.update_metrics, unjudged)
 
 
 @contextmanager
@@ -383,7 +310,7 @@ def _bf16_on_cpu() -> Iterator[None]:
 
     def exact(head: Any, raw: Any) -> Any:
         with torch.autocast("cpu", enabled=False):
-            return boxes(head, _float(raw))
+            return boxes(head, as_float(raw))
 
     trainer.autocast = validator.autocast = lowered
     Detect._inference = exact
@@ -487,7 +414,7 @@ class _Graph(torch.nn.Module):
             scores = raw[1][0].sigmoid()
         else:
             with torch.autocast(images.device.type, enabled=False):
-                out = self.head._inference(_float(raw)).transpose(1, 2)
+                out = self.head._inference(as_float(raw)).transpose(1, 2)
             boxes, scores = out[..., :4], out[..., 4:]
         center, half = boxes[..., :2], boxes[..., 2:] / 2
         return torch.cat((center - half, center + half), dim=-1), scores
@@ -495,7 +422,7 @@ class _Graph(torch.nn.Module):
 
 def _in_fp32(forward: Callable[..., Any], x: Any, batch: Any = None) -> Any:
     with torch.autocast(x[0].device.type, enabled=False):
-        return forward(_float(x), batch)
+        return forward(as_float(x), batch)
 
 
 def export_onnx(architecture: Architecture, weights: Path, image_size: int, path: Path) -> None:

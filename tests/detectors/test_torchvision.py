@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from detect.detectors import loop
 from detect.detectors import torchvision as adapter
+from detect.detectors import torchvision_losses as losses
 from detect.detectors.base import DetectorSettings, TrainingJob
 from detect.detectors.bundled import BundleDetector
 from detect.detectors.inputs import Fields, Target
@@ -44,9 +45,9 @@ def test_a_background_place_may_be_any_class_that_is_not_all_drawn() -> None:
     theirs = lambda *_: (None, torch.tensor(0.0))  # noqa: E731
     logits = torch.randn(5, 4, requires_grad=True)
     labels = [torch.tensor([0, 0, 2]), torch.tensor([0, 1])]
-    plain, _ = adapter._box_loss(theirs, [target([], []), target([], [])], logits, logits, labels, [])
+    plain, _ = losses._box_loss(theirs, [target([], []), target([], [])], logits, logits, labels, [])
     assert float(plain) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, torch.cat(labels))))
-    loss, _ = adapter._box_loss(theirs, [target([], [], {1}), target([], [])], logits, logits, labels, [])
+    loss, _ = losses._box_loss(theirs, [target([], [], {1}), target([], [])], logits, logits, labels, [])
     share = torch.softmax(logits, 1)
     expected = -torch.log(torch.stack([
         share[0, 0] + share[0, 2], share[1, 0] + share[1, 2], share[2, 2], share[3, 0], share[4, 1],
@@ -64,9 +65,9 @@ def test_a_sigmoid_head_is_not_judged_for_a_class_that_is_not_all_drawn(stacked:
     truth = torch.zeros(2, 6, 4)
     truth[0, 3, 2] = 1  # a drawn cell of that class is learnt all the same
     if stacked:
-        loss = adapter._focal(targets, logits, truth, reduction="sum")
+        loss = losses._focal(targets, logits, truth, reduction="sum")
     else:
-        loss = sum(adapter._focal([t], x, y, reduction="sum") for t, x, y in zip(targets, logits, truth, strict=True))
+        loss = sum(losses._focal([t], x, y, reduction="sum") for t, x, y in zip(targets, logits, truth, strict=True))
     (slope,) = torch.autograd.grad(loss, logits)
     drawn = torch.zeros(6, dtype=torch.bool)
     drawn[3] = True
@@ -80,7 +81,7 @@ def test_objectness_of_background_is_not_judged_where_cells_may_be_missing() -> 
     def assign(anchors: object, given: object) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         return [torch.tensor([0.0, 1.0, -1.0, 0.0])] * 2, []
 
-    labels, _ = adapter._anchors(assign, [target([], [], {0}), target([], [])], None, None)
+    labels, _ = losses._anchors(assign, [target([], [], {0}), target([], [])], None, None)
     assert labels[0].tolist() == [-1, 1, -1, -1]
     assert labels[1].tolist() == [0, 1, -1, 0]
 
@@ -95,12 +96,12 @@ def test_cells_without_a_mask_give_no_mask_loss() -> None:
     logits = torch.randn(3, 3, 28, 28, requires_grad=True)
     proposals, matched = [torch.from_numpy(boxes)[[0, 1, 0]]], [torch.tensor([0, 1, 0])]
     given = [torch.from_numpy(whole.astype(np.uint8))], [torch.tensor([1, 2])]
-    loss = adapter._mask_loss(maskrcnn_loss, [some], logits, proposals, *given, matched)
+    loss = losses._mask_loss(maskrcnn_loss, [some], logits, proposals, *given, matched)
     (slope,) = torch.autograd.grad(loss, logits)
     assert (slope[1] == 0).all()
     assert (slope[0, 1] != 0).any()
     none = Target(boxes, np.array([0, 1]), None, np.zeros(2, bool), frozenset())
-    assert float(adapter._mask_loss(maskrcnn_loss, [none], logits, proposals, *given, matched).detach()) == 0
+    assert float(losses._mask_loss(maskrcnn_loss, [none], logits, proposals, *given, matched).detach()) == 0
 
 
 def test_an_untrained_model_of_each_name_obeys_the_contract() -> None:

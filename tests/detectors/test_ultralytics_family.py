@@ -31,6 +31,7 @@ from tests.detectors.tiny import Tiny, write, write_config
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 adapter = pytest.importorskip("detect.detectors.ultralytics", reason="ultralytics is not installed")
+losses = pytest.importorskip("detect.detectors.ultralytics_losses", reason="ultralytics is not installed")
 
 CONFIGS = [
     path
@@ -209,7 +210,7 @@ def losses_of(model: str, unlabelled: dict[str, frozenset[int]]) -> tuple[Any, A
     for head in heads:
         for name in ("boxes", "scores"):
             head[name] = head[name].detach().requires_grad_()
-    return adapter._Loss(net.init_criterion(), unlabelled), preds, batch
+    return losses.Loss(net.init_criterion(), unlabelled), preds, batch
 
 
 def gradients(model: str, unlabelled: dict[str, frozenset[int]]) -> list[Any]:
@@ -238,7 +239,7 @@ def test_dev_is_measured_without_what_is_not_labelled_there() -> None:
     seen: list[Any] = []
     preds = [{"cls": torch.tensor([0.0, 2.0, 1.0]), "conf": torch.tensor([0.9, 0.8, 0.7]), "bboxes": torch.rand(3, 4)}]
     batch = {"cls": torch.tensor([[2.0], [0.0]]), "bboxes": torch.rand(2, 4), "batch_idx": torch.zeros(2), "ratio": 1}
-    adapter._judge_the_rest(lambda *given: seen.extend(given), frozenset([2]), preds, batch)
+    losses.judge_the_rest(lambda *given: seen.extend(given), frozenset([2]), preds, batch)
     assert seen[0][0]["conf"].tolist() == pytest.approx([0.9, 0.7])
     assert len(seen[0][0]["bboxes"]) == 2
     assert seen[1]["cls"].tolist() == [[0.0]]
