@@ -67,7 +67,8 @@ class LocalCrew:
         self._suspects: dict[int | str, dict[str, str]] = {}
         self._doubts: Counter[tuple[int, str]] = Counter()
         try:
-            self._hands = [self._hire(0)]
+            # All at once, so that they open the pipeline side by side; what it is, the first one tells.
+            self._hands.extend(self._hire(slot) for slot in range(workers))
             self.ready: Ready = self._first_word(self._hands[0])
         except BaseException:
             self.close()
@@ -93,7 +94,7 @@ class LocalCrew:
             with contextlib.suppress(OSError):
                 hand.line.send(None)
         for hand in self._hands:
-            hand.process.join(5 if hand.task is None else 0)
+            hand.process.join(5 if hand.task is None and hand.opened else 0)  # one that still opens holds nothing
             if hand.process.is_alive():
                 hand.process.kill()
                 hand.process.join()
@@ -101,7 +102,7 @@ class LocalCrew:
         self._hands = []
 
     def _hand_out(self, tasks: Tasks) -> None:
-        """A task for everyone who has none; workers are hired as there is work for them."""
+        """A task for everyone who has none; those who were lost are replaced."""
         for slot in range(self._workers):
             hand = next((h for h in self._hands if h.slot == slot), None)
             if hand is not None and hand.task is not None:
@@ -233,7 +234,7 @@ class LocalCrew:
 
 
 def open_crew(job: Job, workers: int, settings: ScoreSettings) -> LocalCrew:
-    """Workers on this machine, the first of which has opened the pipeline."""
+    """Workers on this machine, the first of which has opened the pipeline; the others are about to."""
     return LocalCrew(job, workers, settings)
 
 

@@ -6,9 +6,9 @@ It is made from the store and the fields' own files, so it can be made again.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as made
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class _Cell:
     candidates: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     attributes: Mapping[str, float] = made(default_factory=dict)
+    elsewhere: bool = False  # it is counted in another field, which shows it too
 
     @property
     def form(self) -> str:
@@ -105,13 +106,14 @@ def write(
     told = _look_through(store, settings.overlays)
     parts = store.parts_of_slides()
     places = {f.id: f for f in found.fields}
+    elsewhere = overlaps.read(store.out)
     mine: dict[str, list[Called]] = {}
     for one in called:
         mine.setdefault(one.slide, []).append(one)
 
     def view(slide: Slide) -> dict[str, Any]:
         drawn = sorted(field for _, field in told.busiest.get(slide.name, []))
-        white, whole = _cells(store, parts.get(slide.name, ()), slide.name, frozenset(drawn), told.origins)
+        white, whole = _cells(store, parts.get(slide.name, ()), slide.name, frozenset(drawn), told.origins, elsewhere)
         pictures = _Pictures(places)
         return {
             "slide": slide,
@@ -235,15 +237,19 @@ def _environment() -> jinja2.Environment:
 
 
 def _cells(
-    store: Store, parts: Sequence[int], slide: str, drawn: frozenset[str], origins: Mapping[str, tuple[int, int]]
+    store: Store,
+    parts: Sequence[int],
+    slide: str,
+    drawn: frozenset[str],
+    origins: Mapping[str, tuple[int, int]],
+    elsewhere: Mapping[str, Collection[int]],
 ) -> tuple[list[_Cell], dict[str, list[_Cell]]]:
-    """White cells of a slide, and every cell of its drawn fields by field.
+    """White cells of a slide that are counted, and every cell of its drawn fields by field.
 
     Args:
         parts: that hold its cells. origins: where the pictures of regions begin in their slides; boxes come out in
-            pixels of the picture.
+            pixels of the picture. elsewhere: cells that are counted in another field.
     """
-    elsewhere = overlaps.read(store.out)
     white: list[_Cell] = []
     whole: dict[str, list[_Cell]] = {}
     for number in parts:
@@ -251,8 +257,9 @@ def _cells(
         table = table.filter(pc.equal(table.column("slide"), slide))
         named = pc.is_in(table.column("label"), value_set=pa.array(_white_labels(table)))
         wanted = pc.or_(named, pc.is_in(table.column("field"), value_set=pa.array(sorted(drawn), pa.string())))
-        for cell in _rows(table.filter(wanted), origins):
-            if taxonomy().is_a(cell.label, "WBC") and cell.number not in elsewhere.get(cell.field, ()):
+        for row in _rows(table.filter(wanted), origins):
+            cell = replace(row, elsewhere=row.number in elsewhere.get(row.field, ()))
+            if taxonomy().is_a(cell.label, "WBC") and not cell.elsewhere:
                 white.append(cell)
             if cell.field in drawn:
                 whole.setdefault(cell.field, []).append(cell)
@@ -348,12 +355,14 @@ def _overlays(fields: Sequence[str], cells: Mapping[str, list[_Cell]], pictures:
         pixels = pictures.get(field)
         if pixels is not None:
             mine = cells.get(field, [])
-            out.append({"field": field, "picture": _jpeg(draw(pixels, mine)), "n": len(mine)})
+            n = sum(not c.elsewhere for c in mine)
+            out.append({"field": field, "picture": _jpeg(draw(pixels, mine)), "n": n, "elsewhere": len(mine) - n})
     return out
 
 
 def draw(pixels: Image, cells: Sequence[_Cell]) -> Image:
-    """A field at the size of an overlay with its cells outlined, white cells named on top of the others."""
+    """A field at the size of an overlay with its cells outlined, white cells named on top of the others. Those that are
+    counted in another field have thin lines and say so."""
     scale = _OVERLAY / max(pixels.shape[:2])
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     canvas = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
@@ -361,8 +370,10 @@ def draw(pixels: Image, cells: Sequence[_Cell]) -> Image:
         x0, y0, x1, y1 = (round(v * scale) for v in c.box)
         colour = _LINES.get(c.label, (0, 0, 0))
         white = c.label == "WBC"
-        cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, 3 if white else 1, cv2.LINE_AA)
-        if white:
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, 3 if white and not c.elsewhere else 1, cv2.LINE_AA)
+        if white and c.elsewhere:
+            _name(canvas, "counted in another field", x0, y0, colour)
+        elif white:
             _name(canvas, c.said if c.type == UNIDENTIFIED else f"{c.type}, {c.said}", x0, y0, colour)
     return np.ascontiguousarray(canvas)
 
