@@ -17,7 +17,8 @@ import numpy as np
 from detect.data.cards import load_card
 from detect.data.load import load_dataset
 from detect.data.splits import read_split
-from detect.detectors.classical import CYTOPLASM, NUCLEUS, ClassicalDetector, ClassicalSettings, nucleus_and_cytoplasm
+from detect.detectors.classical import CYTOPLASM, NUCLEUS, ClassicalDetector, nucleus_and_cytoplasm
+from detect.detectors.classical_cells import ClassicalSettings
 from detect.detectors.measure import predict_all
 from detect.evaluate.detection import measure
 from detect.evaluate.intervals import Interval, bootstrap

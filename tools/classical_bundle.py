@@ -9,7 +9,8 @@ from detect.bundles.card import Card, DetectorGraph
 from detect.bundles.draft import INTENDED_USE
 from detect.bundles.folder import write_card
 from detect.data.cards import load_card
-from detect.detectors.classical import CLASSES, ClassicalDetector, ClassicalSettings
+from detect.detectors.classical import CLASSES, ClassicalDetector
+from detect.detectors.classical_cells import ClassicalSettings
 from detect.detectors.measure import predict_all
 from detect.detectors.train import split_parts
 from detect.evaluate.thresholds import best_f1

@@ -8,7 +8,8 @@ from detect.bundles.card import MEMBERS
 from detect.bundles.folder import Bundle, open_bundle
 from detect.detectors.base import Detector
 from detect.detectors.bundled import BundleDetector
-from detect.detectors.classical import ClassicalDetector, ClassicalSettings
+from detect.detectors.classical import ClassicalDetector
+from detect.detectors.classical_cells import ClassicalSettings
 from detect.detectors.ensemble import EnsembleDetector, EnsembleSettings
 from detect.runtime.base import EngineSettings
 
