@@ -19,6 +19,10 @@ class SmearError(Exception):
         text = f"{where}: {problem}" if where else problem
         super().__init__(f"{text}\n  remedy: {remedy}" if remedy else text)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Whole from one process to another: exceptions are else made anew from their text alone."""
+        return _again, (type(self), self.args, dict(self.__dict__))
+
 
 class ConfigError(SmearError):
     """A YAML file or an option has missing, unknown or impossible values."""
@@ -76,3 +80,10 @@ class MissingExtraError(SmearError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs the '{extra}' extra", remedy=f"pip install 'smear-detect[{extra}]'")
+
+
+def _again(kind: type[SmearError], args: tuple[object, ...], told: dict[str, object]) -> SmearError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(told)
+    return error

@@ -128,7 +128,7 @@ def train(job: TrainingJob) -> dict[str, Any]:
             remedy="take torchvision's Mask R-CNN, which learns boxes from such cells, or a Faster R-CNN",
         )
     torch.manual_seed(settings.seed)
-    model = _build(built.config, device_of(job.device))
+    model = _build(built.config, torch.device("cpu") if "," in job.device else device_of(job.device))
     if settings.pretrained is True:
         raise ConfigError(
             "pretrained: detectron2 publishes its weights as pickles, which can run code when they are read",

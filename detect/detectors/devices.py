@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,29 +21,43 @@ except ImportError as error:
     raise MissingExtraError("training a detector", "train") from error
 
 _PATIENCE = timedelta(hours=6)  # the others wait while the first measures dev
+_RECORD = "record"
+_GRACE = 5.0  # seconds that a process has to end once it is asked to
 
 
 def device_of(asked: str) -> torch.device:
-    """The device of a training; of several, the first."""
-    if asked == "auto":
-        asked = "cuda:0" if torch.cuda.is_available() else "cpu"
+    """One device; ConfigError where it is not there, or several are named."""
+    names = named(asked)
+    if len(names) > 1:
+        raise ConfigError(f"--device {asked}: this works on one device", remedy="name one")
+    return torch.device(names[0])
+
+
+def first_of(asked: str) -> torch.device:
+    """Of several devices the first."""
     return torch.device(named(asked)[0])
 
 
 def named(asked: str) -> list[str]:
     """Devices by their full names: "cuda:0,1" are cuda:0 and cuda:1. ConfigError where torch does not see them."""
-    first, *others = asked.replace(" ", "").split(",")
-    kind = first.partition(":")[0] if not first.isdigit() else "cuda"
-    names = [first if not first.isdigit() else f"cuda:{first}", *(f"{kind}:{n}" if n.isdigit() else n for n in others)]
+    if asked == "auto":
+        return ["cuda:0" if torch.cuda.is_available() else "cpu"]
+    words = asked.replace(" ", "").split(",")
+    kind = words[0].partition(":")[0] if not words[0].isdigit() else "cuda"
+    names = ["cuda:0" if w == "cuda" else f"{kind}:{w}" if w.isdigit() else w for w in words]
     if any(n.startswith("cuda") for n in names):
         if not torch.cuda.is_available():
             raise ConfigError(f"--device {asked}: torch sees no GPU", remedy="use --device cpu, or run 'smear doctor'")
-        there = {"cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))}
-        if not there.issuperset(names) or len(set(names)) != len(names):
-            count = torch.cuda.device_count()
+        count = torch.cuda.device_count()
+        if not {f"cuda:{i}" for i in range(count)}.issuperset(names) or len(set(names)) != len(names):
             raise ConfigError(f"--device {asked}: torch sees {count} GPUs", remedy="name each once, as cuda:0,1")
-    elif set(names) != {"cpu"}:
-        raise ConfigError(f"--device: '{asked}' is not known", remedy="use auto, cpu, cuda:0, or several: cuda:0,1")
+        return names
+    if len(names) > 1 and set(names) != {"cpu"}:
+        raise ConfigError(f"--device: '{asked}' are not known", remedy="several are GPUs, as cuda:0,1")
+    try:
+        torch.device(names[0])
+    except RuntimeError as error:
+        raise ConfigError(f"--device: '{asked}' is not known", remedy="use auto, cpu or cuda:0") from error
     return names
 
 
@@ -64,8 +80,10 @@ def share() -> tuple[int, int]:
 def each(job: TrainingJob) -> dict[str, Any]:
     """Train with a process for each device, started by torch; returns what the first has to say.
 
+    However this ends, by an error or by whoever stops it, no process is left behind.
+
     Raises:
-        SmearError: as a process raised it.
+        SmearError, OSError: as a process raised it.
     """
     names = named(job.device)
     if job.settings.batch % len(names):
@@ -74,36 +92,63 @@ def each(job: TrainingJob) -> dict[str, Any]:
             where=job.config,
             remedy="take a multiple",
         )
-    told = processes.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        running = processes.spawn(_process, (job, names, home), nprocs=len(names), join=False)
         try:
-            processes.spawn(_process, (job, names, str(Path(folder) / "meeting"), told), nprocs=len(names))
-        except processes.ProcessRaisedException:
-            if told.empty():
-                raise
-    kind, said = told.get()
-    if kind is not dict:
-        problem, where, remedy = said
-        raise kind(problem, where=where, remedy=remedy)
-    return {**said, "device": ",".join(names)}
+            while not running.join():
+                pass
+        except (processes.ProcessRaisedException, processes.ProcessExitedException) as error:
+            raise _cause(home) or SmearError(
+                f"a process of the training ended: {str(error).strip().splitlines()[-1]}",
+                where=job.config,
+                remedy="see to the memory that is left, and go on with --resume",
+            ) from error
+        finally:
+            _end(running.processes)
+        record: dict[str, Any] = pickle.loads((home / _RECORD).read_bytes())
+    return {**record, "device": ",".join(names)}
 
 
-def _process(rank: int, job: TrainingJob, names: list[str], meeting: str, told: Any) -> None:
+def _end(running: Sequence[Any]) -> None:
+    for process in running:
+        if process.is_alive():
+            process.terminate()
+    for process in running:
+        process.join(_GRACE)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _cause(home: Path) -> SmearError | OSError | None:
+    """What the first process that failed has told; the others fail because that one is gone."""
+    found = sorted(home.glob("error-*"), key=lambda p: p.stat().st_mtime_ns)
+    return pickle.loads(found[0].read_bytes()) if found else None
+
+
+def _process(rank: int, job: TrainingJob, names: list[str], home: Path) -> None:
     """One of the processes: they meet at a file, and each learns from its share of every batch."""
     if names[rank].startswith("cuda"):
         torch.cuda.set_device(names[rank])
     distributed.init_process_group(
         "nccl" if names[rank].startswith("cuda") else "gloo",
-        init_method=f"file://{meeting}",
+        init_method=f"file://{home / 'meeting'}",
         rank=rank,
         world_size=len(names),
         timeout=_PATIENCE,
     )
     try:
         record = family(job.settings.family).train(replace(job, device=names[rank]))
-    except SmearError as error:
-        told.put((type(error), (error.problem, error.where, error.remedy)))
+    except (SmearError, OSError) as error:
+        _tell(error, home / f"error-{rank}")
         raise
     if rank == 0:
-        told.put((dict, record))
+        _tell(record, home / _RECORD)
     distributed.destroy_process_group()
+
+
+def _tell(what: object, path: Path) -> None:
+    partial = path.with_name(f"partial-{path.name}")
+    partial.write_bytes(pickle.dumps(what))
+    partial.replace(path)

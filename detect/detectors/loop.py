@@ -40,7 +40,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("training a detector", "train") from error
 
-_SETTLING = 16  # batches
+_SETTLING = 256  # fields
 _DECAY = 0.998  # of the averaged weights a step, once there were some thousand steps
 
 
@@ -104,6 +104,12 @@ class _Run:
         self.average = AveragedModel(model, multi_avg_fn=_average, use_buffers=True)
         if self.shares > 1:
             learner.called = DistributedDataParallel(model, find_unused_parameters=True)
+            if any(isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules()):
+                raise ConfigError(
+                    "batch norms that are shared by processes (SyncBN) train on one device only",
+                    where=job.config,
+                    remedy="take BN or GN, or one --device",
+                )
         self.optimizer = _optimizer(model, self.settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.steps = 0
@@ -152,6 +158,7 @@ class _Run:
     def _mean(self, value: torch.Tensor) -> torch.Tensor:
         """Over all processes."""
         if self.shares > 1:
+            value = value.clone()
             distributed.all_reduce(value)
         return value / self.shares
 
@@ -199,14 +206,18 @@ class _Run:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the mean of all batches
-        most = _SETTLING * self.settings.batch if norms else 0
+        size = self.settings.batch
+        seen = order[: max(_SETTLING, size)]
+        whole = seen[: max(len(seen) // size * size, size)]  # a small last batch would count as much as the others
         called, self.learner.called = self.learner.called, model.train()
-        with torch.no_grad():
-            for start in range(0, min(len(order), most), self.settings.batch):
-                self._losses(order[start : start + self.settings.batch])
-        self.learner.called = called
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        try:
+            with torch.no_grad():
+                for start in range(0, len(whole) if norms else 0, size):
+                    self._losses(whole[start : start + size])
+        finally:
+            self.learner.called = called
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
     def _measure(self, order: NDArray[np.int64]) -> tuple[float, float]:
         """mAP50 and mAP50-95 of the averaged weights on dev. Of several processes the first measures and tells."""

@@ -50,7 +50,7 @@ try:
 
     import detect.data.transforms  # known by name where the library makes them again in its processes  # noqa: F401
     from detect.detectors import loop
-    from detect.detectors.devices import device_of, named, precision_of
+    from detect.detectors.devices import device_of, first_of, named, precision_of
     from detect.detectors.ultralytics_losses import Loss, as_float, judge_the_rest
 except ImportError as error:
     raise MissingExtraError("the ultralytics family", "train") from error
@@ -323,7 +323,7 @@ def _bf16_on_cpu() -> Iterator[None]:
 
 def _devices(asked: str, batch: int) -> tuple[str, torch.device]:
     """Devices as the library names them, and the first of them."""
-    device = device_of(asked)
+    device = first_of(asked)
     if "," not in asked:
         return str(device), device
     names = [name.removeprefix("cuda:") for name in named(asked)]

@@ -269,10 +269,10 @@ def test_a_training_survives_being_handed_to_another_process(tiny: Tiny, tmp_pat
     job = job_of(tiny, tmp_path / "run", "yolov8n", unlabelled={"images/all/f00.png": frozenset([1])})
     run = adapter._ready(job, adapter._config(job.settings), job.out / "train", "cpu", "fp32")
     mark = "import sys, runpy, detect.detectors.ultralytics as u\n"
-    mark += "made = u._Loss.__init__\n"
+    mark += "made = u.Loss.__init__\n"
     mark += "def told(self, criterion, unlabelled):\n    print('LOSS', dict(unlabelled))\n"
     mark += "    made(self, criterion, unlabelled)\n"
-    mark += "u._Loss.__init__ = told\nrunpy.run_path(sys.argv[1], run_name='__main__')\n"
+    mark += "u.Loss.__init__ = told\nrunpy.run_path(sys.argv[1], run_name='__main__')\n"
     file = generate_ddp_file(run)
     try:
         done = subprocess.run([sys.executable, "-c", mark, file], capture_output=True, text=True, check=False)

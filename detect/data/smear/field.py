@@ -297,7 +297,7 @@ def _illumination(slide: Slide, rng: np.random.Generator, width: int, height: in
 
 
 def _noise(rng: np.random.Generator, spread: float, width: int, height: int) -> NDArray[np.float32]:
-    """Grain of the sensor: mostly in brightness, a little softer than a pixel, less in colour."""
+    """Grain of the sensor: in brightness a little softer than a pixel, in colour coarser, most of it in blue."""
     bright = rng.standard_normal((height, width), dtype=np.float32)
     bright = cv2.GaussianBlur(bright, (0, 0), 0.6) * np.float32(1.6 * spread)
     # Sensors see red and, more so, blue with fewer elements than green, and white balance lifts blue most.

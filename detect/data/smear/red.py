@@ -14,7 +14,7 @@ _THICKEST = 0.67  # where a cell that swims is, of its radius
 
 
 def red(slide: Slide, rng: np.random.Generator, x: float, y: float, radius: float) -> Drawn:
-    """A red cell: a disc with a pale middle, thicker towards its rim. radius in pixels."""
+    """A red cell: a disc with a pale middle, thickest between that and its edge. radius in pixels."""
     reds = slide.reds
     kind = _kind(slide, rng)
     # Short axes lie across the way of the film where cells are aligned.
@@ -55,7 +55,7 @@ def _kind(slide: Slide, rng: np.random.Generator) -> str:
 
 
 def _thickness(slide: Slide, rng: np.random.Generator, kind: str, at: Floats, u: Floats, v: Floats) -> Floats:
-    """Relative to the rim, 1: rims are rounded, the middle is thinner by the pallor."""
+    """Relative to the thickest, about 1: it thins out to the edge by the dome, in the middle by the pallor."""
     reds = slide.reds
     depth = float(np.clip(reds["pallor"] * rng.uniform(0.3, 1.5), 0, 0.95))
     width = reds["pallor_width"] * rng.uniform(0.7, 1.3)

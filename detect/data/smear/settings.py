@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, model_validator
+from pydantic import Field as Key
 
 from detect import assets
 from detect.config import Settings, load
@@ -45,7 +46,7 @@ class Look(Settings):
     orange: Rgb
     purple: Rgb
     black: Rgb
-    share: float = 1.0
+    share: float = Key(1.0, gt=0)
 
 
 class Optics(Settings):
@@ -55,12 +56,13 @@ class Optics(Settings):
         px_per_um: pixels a micrometre.
         strength: factor on all stain of a slide. detail: contrast of the chromatin.
         stain_spread: spread of each dye's colour about that of the look.
-        balance: factor on red and blue of the whole picture. gamma: of the picture's tones.
+        balance: factor on red of the whole picture; blue moves the other way, both together by a quarter of the range.
+        gamma: of the picture's tones.
         vignette: light lost in the corners. gradient: light lost from one side to the other.
         blur_um: radius of the point spread, micrometres; defocus_um: that of a field out of focus; out_of_focus: how
             often one is.
         halo: bright line around what is dark. fringe: shift between red and blue, pixels.
-        sharpen: how much the camera sharpens, of what is finer than a pixel or two.
+        sharpen: how much the camera sharpens what is finer than a pixel or two; below 0.1 it does not.
         noise: spread of grain at mid grey, of 255. jpeg: quality.
     """
 
@@ -87,7 +89,8 @@ class Reds(Settings):
 
     Attributes:
         diameter_um: of the slide; spread: of its cells about it, a share.
-        cover: part of the ground that lies under red cells. overlap: share of cells that may lie on others.
+        cover: area of the red cells, of that of the field; where they overlap it counts twice.
+        overlap: share of cells that may lie on others.
         uneven: how uneven outlines are. flow: how far cells that lie on others spread out: 0, densities add up; 1,
             nearly only the denser counts.
         rouleaux: share of cells in rolls. rim: how much darker the rim is.

@@ -21,7 +21,7 @@ _PROMINENT_UM, _LARGE_UM, _ROUND = 1.3, 15.0, 0.86  # of GUIDE.md's flags: nucle
 _SOLID = 0.93  # of the nucleus to its convex hull: less is a cleft or a dent
 _LOW_NC = 0.2  # part of the cell that is cytoplasm, from which N:C is low
 _FEW_VACUOLES = 3
-_PALEST = 0.55  # chromatin between its clumps, of what it is on average
+_PALEST = 0.55  # chromatin between its clumps, of its density
 _GRANULE_DENSITY = {"orange": 0.75, "purple": 0.6, "black": 0.95, "pink": 0.6}
 
 
