@@ -96,7 +96,8 @@ class _Canvas:
         # Of red cells, apart: they give way to each other.
         self.red = np.zeros((height, width), np.float32)
         self.even = np.zeros((height, width), np.float32)
-        self.taken = np.zeros((0, 3))  # x, y, radius of all that stands in the way
+        self._taken = np.zeros((3, 1024))  # x, y, radius of all that stands in the way
+        self.count = 0  # of what stands in the way
         self._cells: list[Cell] = []
         self._layers = np.zeros((height, width), np.uint8)  # how many cells lie on each pixel
 
@@ -107,14 +108,16 @@ class _Canvas:
 
     def take(self, x: float, y: float, radius: float) -> None:
         """Keep a place."""
-        self.taken = np.vstack([self.taken, [(x, y, radius)]])
+        if self.count == self._taken.shape[1]:
+            self._taken = np.concatenate([self._taken, np.zeros_like(self._taken)], axis=1)
+        self._taken[:, self.count] = x, y, radius
+        self.count += 1
 
-    def free(self, x: float, y: float, radius: float, apart: float) -> bool:
-        """Whether a disc lies at least `apart` times the sum of radii from all others."""
-        if not len(self.taken):
-            return True
-        off = self.taken - (x, y, 0)
-        return bool((off[:, 0] ** 2 + off[:, 1] ** 2 >= (apart * (off[:, 2] + radius)) ** 2).all())
+    def free(self, x: float, y: float, radius: float, apart: float, among: int | None = None) -> bool:
+        """Whether a disc lies at least `apart` times the sum of radii from all others, or from the first `among`."""
+        xs, ys, radii = self._taken[:, : self.count if among is None else among]
+        dx, dy, least = xs - x, ys - y, apart * (radii + radius)
+        return not bool((dx * dx + dy * dy < least * least).any())
 
     def add(self, drawn: Drawn) -> bool:
         """Lay a cell down, unless too little of it would be seen."""
@@ -203,18 +206,13 @@ def _whites(settings: Smear, slide: Slide, rng: np.random.Generator, canvas: _Ca
 def _reds(slide: Slide, rng: np.random.Generator, canvas: _Canvas) -> None:
     reds, size = slide.reds, 0.5 * slide.reds["diameter_um"] * slide.px_per_um
     wanted = reds["cover"] * (canvas.width + size) * (canvas.height + size) / (np.pi * size * size)
-    whites = len(canvas.taken)
+    whites = canvas.count
     placed = misses = 0
     while placed < wanted and misses < 8 * _TRIES:
         radius = size * float(np.exp(rng.normal(0, reds["spread"])))
         x, y = _somewhere(rng, canvas, radius)
         apart = rng.uniform(0.45, 0.9) if rng.random() < reds["overlap"] else 0.98
-        near_white = canvas.taken[:whites]
-        off = np.hypot(near_white[:, 0] - x, near_white[:, 1] - y) if whites else np.zeros(0)
-        if whites and (off < 0.9 * (near_white[:, 2] + radius)).any():
-            misses += 1
-            continue
-        if not canvas.free(x, y, radius, apart):
+        if not (canvas.free(x, y, radius, 0.9, among=whites) and canvas.free(x, y, radius, apart)):
             misses += 1
             continue
         misses = 0
@@ -231,8 +229,7 @@ def _roll(
     """Red cells stacked like coins that slid; how many."""
     way, placed = rng.uniform(0, 2 * np.pi), 0
     for _ in range(int(rng.integers(_ROLL - 2, _ROLL + 3))):
-        near_white = canvas.taken[:whites]
-        if whites and (np.hypot(near_white[:, 0] - x, near_white[:, 1] - y) < 0.9 * (near_white[:, 2] + radius)).any():
+        if not canvas.free(x, y, radius, 0.9, among=whites):
             break
         canvas.take(x, y, radius)
         placed += canvas.add(red.red(slide, rng, x, y, radius * rng.uniform(0.95, 1.05)))
@@ -268,8 +265,12 @@ def _photograph(slide: Slide, rng: np.random.Generator, density: Floats, out_of_
     height, width = density.shape[:2]
     # Halo: lens and camera exaggerate edges, bright outside, dark inside.
     wide = cv2.GaussianBlur(density, (0, 0), max(0.3 * scale, 1.0))
-    density = np.clip(density + np.float32(optics["halo"]) * (density - wide), -0.08, None)
-    light = slide.ground * np.exp(-density)
+    np.subtract(density, wide, out=wide)
+    wide *= np.float32(optics["halo"])
+    wide += density
+    np.maximum(wide, np.float32(-0.08), out=wide)
+    light = np.exp(np.negative(wide, out=wide), out=wide)
+    light *= slide.ground
     blur = scale * (optics["defocus_um"] if out_of_focus else optics["blur_um"])
     light = cv2.GaussianBlur(light, (0, 0), max(blur * rng.uniform(0.85, 1.2), 0.3))
     if optics["fringe"] > 0.1:
@@ -282,8 +283,12 @@ def _photograph(slide: Slide, rng: np.random.Generator, density: Floats, out_of_
         grey = light @ np.array([0.299, 0.587, 0.114], np.float32)
         light += (np.float32(optics["sharpen"]) * (grey - cv2.GaussianBlur(grey, (0, 0), 1.2)))[..., None]
     light *= _illumination(slide, rng, width, height)[..., None]
-    light = 255 * (np.clip(light, 0, 255) / 255) ** np.float32(optics["gamma"])
-    return np.asarray(np.clip(light + _noise(rng, optics["noise"], width, height), 0, 255) + 0.5, np.uint8)
+    np.clip(light, 0, 255, out=light)
+    light /= 255
+    light **= np.float32(optics["gamma"])
+    light *= 255
+    light += _noise(rng, optics["noise"], width, height)
+    return np.asarray(np.clip(light, 0, 255, out=light) + 0.5, np.uint8)
 
 
 def _illumination(slide: Slide, rng: np.random.Generator, width: int, height: int) -> Floats:
