@@ -67,8 +67,7 @@ class LocalCrew:
         self._suspects: dict[int | str, dict[str, str]] = {}
         self._doubts: Counter[tuple[int, str]] = Counter()
         try:
-            # All at once, so that they open the pipeline side by side; what it is, the first one tells.
-            self._hands.extend(self._hire(slot) for slot in range(workers))
+            self._hands = [self._hire(0)]
             self.ready: Ready = self._first_word(self._hands[0])
         except BaseException:
             self.close()
@@ -94,7 +93,7 @@ class LocalCrew:
             with contextlib.suppress(OSError):
                 hand.line.send(None)
         for hand in self._hands:
-            hand.process.join(5 if hand.task is None and hand.opened else 0)  # one that still opens holds nothing
+            hand.process.join(5 if hand.task is None else 0)
             if hand.process.is_alive():
                 hand.process.kill()
                 hand.process.join()
@@ -102,7 +101,7 @@ class LocalCrew:
         self._hands = []
 
     def _hand_out(self, tasks: Tasks) -> None:
-        """A task for everyone who has none; those who were lost are replaced."""
+        """A task for everyone who has none; workers are hired as there is work for them."""
         for slot in range(self._workers):
             hand = next((h for h in self._hands if h.slot == slot), None)
             if hand is not None and hand.task is not None:
@@ -234,7 +233,7 @@ class LocalCrew:
 
 
 def open_crew(job: Job, workers: int, settings: ScoreSettings) -> LocalCrew:
-    """Workers on this machine, the first of which has opened the pipeline; the others are about to."""
+    """Workers on this machine, the first of which has opened the pipeline."""
     return LocalCrew(job, workers, settings)
 
 
