@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,10 +22,12 @@ def area(boxes: Boxes) -> Floats:
 
 def intersection(a: Boxes, b: Boxes) -> Floats:
     """Pairwise overlap in square pixels, (len(a), len(b))."""
-    left_top = np.maximum(a[:, None, :2], b[None, :, :2])
-    right_bottom = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    sides = np.maximum(right_bottom - left_top, 0)
-    return np.asarray(sides[..., 0] * sides[..., 1], dtype=np.float32)
+    # Side by side, not as pairs (x, y): numpy is ten times slower over a last axis of two.
+    width = np.minimum(a[:, None, 2], b[None, :, 2]) - np.maximum(a[:, None, 0], b[None, :, 0])
+    height = np.minimum(a[:, None, 3], b[None, :, 3]) - np.maximum(a[:, None, 1], b[None, :, 1])
+    shared = np.maximum(width, 0, out=width)
+    shared *= np.maximum(height, 0, out=height)
+    return np.asarray(shared, dtype=np.float32)
 
 
 def iou(a: Boxes, b: Boxes) -> Floats:
@@ -77,14 +82,13 @@ def nms(boxes: Boxes, scores: Floats, labels: Ints, threshold: float) -> Ints:
         Indices of the kept boxes, best score first; equal scores keep their order, so the result is
         the same on every machine.
     """
-    order = np.argsort(-scores, kind="stable")
-    if len(order) < 2:
-        return order.astype(np.int64)
-    ranked = boxes[order]
-    rivals = (iou(ranked, ranked) > threshold) & (labels[order][:, None] == labels[order][None, :])
-    alive = np.ones(len(order), dtype=bool)
-    # Only a box that overlaps a worse one can suppress anything: the loop skips the rest.
-    for i in np.flatnonzero(np.triu(rivals, 1).any(axis=1)):
-        if alive[i]:
-            alive[i + 1 :] &= ~rivals[i, i + 1 :]
-    return order[alive].astype(np.int64)
+    order = np.argsort(-scores, kind="stable").astype(np.int64)
+    ranked, names = to_xywh(boxes[order]), labels[order]
+    ranks = np.arange(len(order), 0, -1, dtype=np.float32)  # in place of the scores, of which several may be equal
+    real = area(boxes[order]) > 0
+    keep = ~real  # an empty box overlaps nothing
+    greedy: Any = cv2.dnn.NMSBoxes  # typed as if it took no arrays
+    for name in np.unique(names[real]):
+        mine = np.flatnonzero((names == name) & real)
+        keep[mine[np.asarray(greedy(ranked[mine], ranks[mine], 0.0, threshold), np.int64)]] = True
+    return np.asarray(order[keep])

@@ -32,7 +32,7 @@ _TILE = 1024
 _OVERLAP = 3.0  # red cell diameters that neighbouring tiles share: more than the largest white cell
 _ENLARGED = 8.0  # times that a field is enlarged at most: red cells of ten pixels become those that were trained
 _EDGE = 3.0  # pixels of the input; a box this near to where a tile was cut ends there
-_BATCH_PIXELS = 3_000_000  # of the input in one call of the graph: more are no faster, and take memory
+_BATCH_PIXELS = 600_000  # of the input in one call of the graph: more are slower, they leave the processor's cache
 
 
 @dataclass(frozen=True)

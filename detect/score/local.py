@@ -31,6 +31,7 @@ from detect.score.work import Job, Measure, Part, Ready, Task, Worker
 
 _DIED = "ended the process that read it"
 _LOOK = 1.0  # seconds between looks at workers that say nothing
+_WORD = 0.1  # seconds within which a worker says once that it is alive
 _OPENING = 300.0  # seconds that a worker may take to open the pipeline, on a machine that is busy
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
@@ -261,8 +262,15 @@ def _serve(line: Connection, job: Job, environment: dict[str, str], folder: str)
         with lock, contextlib.suppress(OSError):  # the leader may have gone: the part in hand is finished all the same
             line.send((what, told))
 
+    said = [0.0]
+
+    def alive(done: int) -> None:  # not a word for every field: they are many, and whoever leads has to hear them
+        if done or time.monotonic() - said[0] > _WORD:
+            said[0] = time.monotonic()
+            say("alive", done)
+
     try:
-        worker = Worker(job, lambda done: say("alive", done))
+        worker = Worker(job, alive)
         say("ready", worker.ready)
         while (asked := line.recv()) is not None:
             what, told = asked

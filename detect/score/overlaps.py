@@ -110,15 +110,18 @@ def _diameter(fields: Sequence[Mapping[str, object]], views: Sequence[View]) -> 
 def _views(store: Store, parts: Sequence[int], slide: str, fields: Sequence[Mapping[str, object]]) -> list[View]:
     columns = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "flags")
     tables = [store.part(number, columns) for number in parts]
-    table = pa.concat_tables([t.filter(pc.equal(t.column("slide"), slide)) for t in tables])
-    names = np.array(table.column("field").to_pylist(), dtype=object)
+    table = pa.concat_tables([t.filter(pc.equal(t.column("slide"), slide)) for t in tables]).combine_chunks()
     boxes = np.stack([table.column(c).to_numpy() for c in ("x0", "y0", "x1", "y1")], axis=1).astype(np.float32)
     labels, cells = np.array(table.column("label").to_pylist(), np.str_), table.column("cell").to_numpy()
-    cut = np.array(["border" in flags for flags in table.column("flags").to_pylist()], bool)
+    flags, cut = table.column("flags").combine_chunks(), np.zeros(len(table), bool)
+    cut[pc.list_parent_indices(flags).filter(pc.equal(pc.list_flatten(flags), "border")).to_numpy()] = True
+    names = [str(row["field"]) for row in fields]
+    owner = pc.index_in(table.column("field"), pa.array(names, pa.string())).to_numpy()
+    order = np.argsort(owner, kind="stable")
+    begins, ends = (np.searchsorted(owner[order], np.arange(len(names)), side) for side in ("left", "right"))
     out = []
-    for row in fields:
-        mine = np.flatnonzero(names == row["field"])
-        size = int(str(row["width"])), int(str(row["height"]))
+    for row, begin, end in zip(fields, begins, ends, strict=True):
+        mine, size = order[begin:end], (int(str(row["width"])), int(str(row["height"])))
         out.append(View(str(row["field"]), *size, boxes[mine], labels[mine], cells[mine].astype(np.int64), cut[mine]))
     return out
 
