@@ -1,14 +1,16 @@
 # make demo              score synthetic slides with the shipped bundles (core install, no torch)
 # make demo SLIDES=DIR   score your own: one sub-folder a slide; OUT=DIR for another place of the results
+# make web               the page on this machine: upload fields, see their cells (core and web extra, no torch)
 # make test              everything that must pass before a change lands
 # make test-long         kills, floods, browsers, real data
 # make constraints       pin the dependencies anew
 PYTHON ?= python3
 SLIDES ?=
+PORT ?= 8080
 OUT ?=
 PIP_FLAGS = --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test test-long lint types imports tests minimal constraints clean
+.PHONY: demo web test test-long lint types imports tests minimal constraints clean
 
 demo: .venv-core/installed
 ifeq ($(SLIDES),)
@@ -19,6 +21,9 @@ else
 	@out="$(OUT)"; .venv-core/bin/smear score "$(SLIDES)" --overwrite \
 		--out "$${out:-demo/results-$$(basename "$(SLIDES)")}" || test $$? -eq 3
 endif
+
+web: .venv-core/web
+	@.venv-core/bin/smear web --port $(PORT)
 
 test: lint types imports tests minimal
 
@@ -47,6 +52,10 @@ minimal: .venv-core/installed
 	@echo "installing the core into .venv-core (once)"
 	@.venv-core/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-core
 	@.venv-core/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e .
+	@touch $@
+
+.venv-core/web: .venv-core/installed
+	@.venv-core/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e ".[web]"
 	@touch $@
 
 .venv/installed: pyproject.toml constraints.txt

@@ -31,12 +31,12 @@ except ImportError:
 
 from detect.bundles.folder import Bundle
 from detect.classify.answerers import Familiar, rebuild
+from detect.classify.heat import Map
 from detect.classify.networks import Classifier
 from detect.types import Image
 
 Method = Literal["grad-cam", "score-cam", "attention"]
 METHODS: tuple[Method, ...] = ("grad-cam", "score-cam", "attention")
-Map = NDArray[np.float32]  # (s, s), from 0 to 1
 STEPS = 20  # parts in which a crop is blurred away
 _SEED = 1
 _BATCH = 32
@@ -211,11 +211,3 @@ def random_map(size: int, coarse: int, rng: np.random.Generator) -> Map:
     """A map of nothing, as smooth as one that was made from `coarse` places a side."""
     small = rng.random((max(2, coarse), max(2, coarse))).astype(np.float32)
     return _scaled(cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC))
-
-
-def over(crop: Image, found: Map) -> Image:
-    """A map over its crop: what it marks glows, the rest is dim and grey."""
-    colour = cv2.cvtColor(cv2.applyColorMap(np.uint8(found * 255), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    grey = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    weight = 0.65 * found[..., None]
-    return np.asarray(np.rint((1 - weight) * grey + weight * colour), np.uint8)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.classify.crops import resize
-from detect.classify.explain import Explainer, Map, deletion, over, random_map
+from detect.classify.explain import Explainer, deletion, random_map
+from detect.classify.heat import Map, over
 from detect.evaluate.intervals import Interval, intervals
 from detect.types import CellCrop, Image
 

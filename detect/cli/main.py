@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from detect import __version__
-from detect.cli import bundle, data, doctor, evaluate, explain, review, runs, score, train, watch
+from detect.cli import bundle, data, doctor, evaluate, explain, review, runs, score, train, watch, web
 from detect.cli.output import error
 from detect.errors import SmearError
 
@@ -28,6 +28,7 @@ app.add_typer(review.app, name="review")
 app.command("score")(score.score)
 app.command("watch")(watch.watch)
 app.add_typer(runs.app, name="runs")
+app.command("web")(web.web)
 app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 

@@ -124,11 +124,9 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
     out = []
     for name in sorted(status):
         found = kinds.get(name, Counter())
-        counted = Counter({k: n for k, n in found.items() if taxonomy().in_differential(k)})
+        lines = shares(found, types)
+        counted = {line.name: line.count for line in lines}
         white = sum(counted.values())
-        shown = [t for t in types if taxonomy().in_differential(t)]
-        shown += sorted(set(counted) - set(shown) - {UNIDENTIFIED})
-        lines = [Line(t, counted[t], wilson(counted[t], white)) for t in [*shown, UNIDENTIFIED]]
         aside = [
             Line(k, n, None) for k, n in sorted(labels.get(name, Counter()).items()) if not taxonomy().is_a(k, "WBC")
         ]
@@ -139,7 +137,7 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
                 status[name]["ok"],
                 status[name]["failed"],
                 white,
-                tuple(lines),
+                lines,
                 tuple(aside),
                 median(scales[name]) if name in scales else None,
                 _spread(scales[name]) if name in scales else None,
@@ -152,6 +150,18 @@ def count(store: Store, types: Sequence[str]) -> list[Slide]:
             )
         )
     return out
+
+
+def shares(kinds: Mapping[str, int], types: Sequence[str]) -> tuple[Line, ...]:
+    """Rows of a differential from how many white cells there are of each kind, "unidentified" last.
+
+    Args:
+        types: get a row, found or not.
+    """
+    counted = Counter({k: n for k, n in kinds.items() if taxonomy().in_differential(k)})
+    shown = [t for t in types if taxonomy().in_differential(t)]
+    shown += sorted(set(counted) - set(shown) - {UNIDENTIFIED})
+    return tuple(Line(t, counted[t], wilson(counted[t], counted.total())) for t in [*shown, UNIDENTIFIED])
 
 
 def _spread(values: Sequence[float]) -> float:

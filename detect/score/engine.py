@@ -31,6 +31,9 @@ class Crew(Protocol):
         """Send the workers home."""
 
 
+OpenCrew = Callable[[Job, int, ScoreSettings], Crew]
+
+
 class Calls(Protocol):
     """What a crew tells the leader of the run."""
 
@@ -85,7 +88,7 @@ class Tasks:
 def open_crew(job: Job, workers: int, settings: ScoreSettings) -> Crew:
     """Workers for a run on the engine that its settings name."""
     module = import_module(ENGINES[settings.engine])
-    opened: Callable[[Job, int, ScoreSettings], Crew] = module.open_crew
+    opened: OpenCrew = module.open_crew
     return opened(job, workers, settings)
 
 

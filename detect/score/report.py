@@ -44,7 +44,7 @@ _QUALITY = 82
 _ONE_PAGE = 8  # slides that share the first page; of more, each has its own
 _LISTED = 1000  # fields that were not read, on the first page
 # Outlines by label, RGB: readable on pink and on violet, and apart for colour-blind eyes.
-_LINES = {"WBC": (0, 60, 200), "RBC": (150, 150, 150), "Platelet": (230, 110, 0)}
+LINES = {"WBC": (0, 60, 200), "RBC": (150, 150, 150), "Platelet": (230, 110, 0)}
 _FOUND = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score")
 _COLUMNS = (*_FOUND, "type", "type_score", "probabilities", "candidates", "flags", "attributes")
 
@@ -128,7 +128,7 @@ def write(
         "calibrated": any(c.classifier is not None and c.classifier.calibration is not None for c in cards),
         "few": FEW,
         "unidentified": UNIDENTIFIED,
-        "legend": {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in _LINES.items()},
+        "legend": {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in LINES.items()},
     }
     pages = [f"slides/{number:05d}.html" for number in range(len(slides))] if paged else []
     _clear(home / "slides")
@@ -368,7 +368,7 @@ def draw(pixels: Image, cells: Sequence[_Cell]) -> Image:
     canvas = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     for c in sorted(cells, key=lambda c: c.label == "WBC"):
         x0, y0, x1, y1 = (round(v * scale) for v in c.box)
-        colour = _LINES.get(c.label, (0, 0, 0))
+        colour = LINES.get(c.label, (0, 0, 0))
         white = c.label == "WBC"
         cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, 3 if white and not c.elsewhere else 1, cv2.LINE_AA)
         if white and c.elsewhere:

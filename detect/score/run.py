@@ -19,7 +19,7 @@ from detect.pipeline.run import open_pipeline
 from detect.runtime.base import FRAMEWORK, EngineSettings, cores, fast_precisions
 from detect.score import differential, manifest, plan, record
 from detect.score.conclude import conclude
-from detect.score.engine import Tasks, open_crew
+from detect.score.engine import OpenCrew, Tasks, open_crew
 from detect.score.journal import Event, Journal
 from detect.score.manifest import Manifest
 from detect.score.patterns import Called, Patterns
@@ -80,6 +80,7 @@ def score(
     watch: Callable[[Mapping[str, Any]], None] | None = None,
     stop: Callable[[], bool] = _never,
     only: Collection[str] = (),
+    crew: OpenCrew = open_crew,
 ) -> Outcome:
     """Score every field of a folder of slides.
 
@@ -94,6 +95,7 @@ def score(
             fields done since the last call. watch: called with every line of the journal.
         only: slides that the run is about; by default all.
         stop: asked now and then; once it says so, parts in hand are finished, and StoppedRunError is raised.
+        crew: who opens the workers, in place of the engine that the settings name.
 
     Raises:
         StoppedRunError: it was stopped, or could not go on; what is done is safe, go on with `resume`.
@@ -101,7 +103,8 @@ def score(
     began = time.monotonic()
     if resume and not (out / RUN).is_file():  # nothing, or a run that was killed before it had a plan
         resume, overwrite = False, overwrite or Store(out).hardly_begun()
-    leader = _Leader(folder, out, settings, known, overwrite=overwrite, resume=resume, only=frozenset(only))
+    chosen = frozenset(only)
+    leader = _Leader(folder, out, settings, known, overwrite=overwrite, resume=resume, only=chosen, crew=crew)
     with closing(leader):
         leader.stop, leader.tell, leader.watch = stop, progress or leader.tell, watch or leader.watch
         leader.lead()
@@ -136,6 +139,7 @@ class _Leader:
         overwrite: bool,
         resume: bool,
         only: frozenset[str],
+        crew: OpenCrew,
     ) -> None:
         self.folder, self.out, self.resume = folder, out, resume
         self.tell: Callable[[int], None] = lambda done: None
@@ -157,7 +161,7 @@ class _Leader:
         self.engine = _engine(settings, self.workers, self.opened.detector, self.begun)
         job = Job(self.found.root, out, settings, self.engine, known)
         self.patterns = Patterns(self.opened, self.engine, fab=settings.pipeline.fab)
-        self.crew = open_crew(job, self.workers, settings)
+        self.crew = crew(job, self.workers, settings)
         self.ready: Ready = self.crew.ready
         self.journal = Journal(out)
         self.looked: dict[str, Looked] = {}

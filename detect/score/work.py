@@ -120,19 +120,28 @@ class Ready:
     unreached: tuple[str, ...]
 
 
+def opened(job: Job) -> Pipeline:
+    """The pipeline that a job asks for."""
+    settings = job.settings
+    bundles = open_pipeline(settings.pipeline)
+    return Pipeline(bundles, job.engine, min_score=settings.min_score, thresholds=settings.thresholds)
+
+
 class Worker:
     """One pipeline, opened.
 
     Args:
         alive: called with the number of fields done since the last call, and with 0 when one begins.
+        pipeline: the job's, where it is open already.
     """
 
-    def __init__(self, job: Job, alive: Callable[[int], None] = lambda done: None) -> None:
+    def __init__(
+        self, job: Job, alive: Callable[[int], None] = lambda done: None, pipeline: Pipeline | None = None
+    ) -> None:
         cv2.setNumThreads(1)
         self._job, self._alive = job, alive
-        opened, settings = open_pipeline(job.settings.pipeline), job.settings
-        self._pipeline = Pipeline(opened, job.engine, min_score=settings.min_score, thresholds=settings.thresholds)
-        check_scale(self._pipeline.detector, settings)
+        self._pipeline = pipeline or opened(job)
+        check_scale(self._pipeline.detector, job.settings)
         self._store, self._reader = Store(job.out), Reader(job.root, alive)
         asked = tuple(node.bundle.card.name for node in self._pipeline.asked)
         self.ready = Ready(asked, tuple(self._pipeline.unreached))

@@ -23,8 +23,9 @@ pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
 from safetensors.torch import save_file  # noqa: E402
 
 from detect.classify import networks  # noqa: E402
-from detect.classify.explain import Explainer, deletion, over, random_map  # noqa: E402
+from detect.classify.explain import Explainer, deletion, random_map  # noqa: E402
 from detect.classify.explained import explain, explain_known, faithfulness, sheet  # noqa: E402
+from detect.classify.heat import over  # noqa: E402
 from detect.classify.learn import state_of  # noqa: E402
 
 

@@ -1,0 +1,104 @@
+"""Pictures as they are served: made anew from pixels, so nothing that a file carried beside them goes out."""
+
+from __future__ import annotations
+
+import threading
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detect.classify import heat
+from detect.classify.bundled import BundleClassifier
+from detect.classify.crops import crop
+from detect.images import decode
+from detect.pipeline.run import Opened
+from detect.runtime.base import EngineSettings
+from detect.types import Image
+from detect.web.reading import Scored
+from detect.web.told import CellTold
+
+_QUALITY, _MARGIN = 90, 0.25
+_LARGEST = 4096  # pixels of a served picture's longer side
+_CROP = 240
+
+
+def jpeg(pixels: Image) -> bytes:
+    """A JPEG of pixels, and of nothing else."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return data.tobytes()
+
+
+def png(pixels: Image) -> bytes:
+    """A PNG of pixels, and of nothing else."""
+    _, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return data.tobytes()
+
+
+def field(scored: Scored, number: int, side: int = _LARGEST) -> Image:
+    """A field, its longer side at most that many pixels; ImageError where it cannot be read."""
+    pixels = decode.read(scored.path(scored.pictures[number]))
+    factor = min(1.0, side / max(pixels.shape[:2]))
+    if factor < 1:
+        size = (max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor)))
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return pixels
+
+
+def cell(scored: Scored, told: CellTold) -> Image:
+    """A cell with some of what is around it."""
+    pixels = decode.read(scored.path(scored.pictures[told.field]))
+    return _sized(crop(pixels, told.box, _MARGIN).pixels)
+
+
+def _sized(pixels: Image) -> Image:
+    how = cv2.INTER_AREA if pixels.shape[0] > _CROP else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, (_CROP, _CROP), interpolation=how), np.uint8)
+
+
+class Typist:
+    """The classifiers of the first pipeline, for maps of where they look and for what cells look like to them.
+
+    One call at a time: a map is some eighty crops.
+    """
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened, self._lock = opened, threading.Lock()
+        self._models: dict[str, BundleClassifier] = {}
+
+    def _model(self, told: CellTold) -> BundleClassifier | None:
+        """The one that named a cell: the last whose types hold its name, else the first that is asked of its kind."""
+        for node in reversed(self._opened.nodes):
+            names = node.bundle.card.classes
+            if any(name in told.probabilities for name in names):
+                key = node.bundle.card.name
+                if key not in self._models:
+                    self._models[key] = BundleClassifier(node.bundle, EngineSettings(), error=self._opened.error)
+                return self._models[key]
+        return None
+
+    def map(self, scored: Scored, told: CellTold) -> tuple[Image, str] | None:
+        """Where the classifier looks for its likeliest type, drawn over the crop, and that type's name; None where no
+        classifier was asked of the cell."""
+        with self._lock:
+            model = self._model(told)
+            if model is None:
+                return None
+            pixels = decode.read(scored.path(scored.pictures[told.field]))
+            cut = model.cut(model.ready(pixels), told.box)
+            answer = int(model.predict([cut])[0].argmax())
+            found = heat.occlusion(model, cut, answer)
+        return _sized(heat.over(cut.pixels, found)), model.classes.names[answer]
+
+    def looks(self, scored: Scored, told: CellTold) -> NDArray[np.float32] | None:
+        """What tells a cell from others, as numbers of about one size: what the classifier makes of it before it
+        decides, and its colours."""
+        with self._lock:
+            model = self._model(told)
+            if model is None:
+                return None
+            pixels = decode.read(scored.path(scored.pictures[told.field]))
+            cut = model.cut(model.ready(pixels), told.box)
+            scores = model.told([cut])[0][0]
+        lab = cv2.cvtColor(cut.pixels, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
+        return np.concatenate([scores - scores.mean(), lab.mean(axis=0) / 20, lab.std(axis=0) / 20]).astype(np.float32)

@@ -1,0 +1,328 @@
+"""What can be done with uploads, for the pages and the API alike."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import secrets
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from detect.errors import DataError, SmearError
+from detect.images import decode
+from detect.score import export
+from detect.score.store import EXPORTS
+from detect.taxonomy import UNIDENTIFIED, taxonomy
+from detect.web import intake, pictures, told
+from detect.web.reading import Scored, open_all, upload_told
+from detect.web.records import Correction, Records, Upload
+from detect.web.scorers import Scorers, delete, input_folder, run_folder
+from detect.web.settings import WebSettings
+
+NEAR = 8  # cells that are shown beside one
+SAMPLES = 3  # drawn fields to try
+_TITLE = re.compile(r"[\x00-\x1f\x7f]")
+_COUNTS = ("WBC", "RBC", "Platelet")
+FORMS = ("csv", "coco", "geojson", "review", "corrections")
+
+
+class MissingError(SmearError):
+    """There is no such upload, field or cell, or it has been deleted."""
+
+
+class EarlyError(SmearError):
+    """The upload is not scored yet."""
+
+
+class Service:
+    """Uploads, what was found in them, and what people say of it."""
+
+    def __init__(self, settings: WebSettings) -> None:
+        self.settings = settings
+        self.opened = open_all(settings)
+        settings.data.mkdir(parents=True, exist_ok=True)
+        settings.data.chmod(0o700)
+        settings.uploads.mkdir(exist_ok=True)
+        self.records = Records(settings.database, settings.queue)
+        self.records.create()
+        self.scorers = Scorers(settings, self.records)
+        self._typist = pictures.Typist(self.opened[0])
+
+    def add(self, sent: Sequence[tuple[str, BinaryIO]], title: str = "") -> Upload:
+        """Take an upload.
+
+        Raises:
+            RefusedError: something of it is not taken; nothing of it is kept. FullError: too many wait.
+        """
+        self.records.check_room()
+        upload = secrets.token_urlsafe(12)
+        folder = input_folder(self.settings, upload)
+        try:
+            found = intake.take(sent, folder, self.settings)
+            shown = _TITLE.sub(" ", title).strip()[:80] or f"Upload of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+            self.records.add(upload, shown, found)
+        except BaseException:
+            shutil.rmtree(self.settings.uploads / upload, ignore_errors=True)
+            raise
+        return self.get(upload)
+
+    def samples(self) -> Upload:
+        """An upload of drawn fields, which hold no patient's cells."""
+        from detect.data.smear.field import one_of_each
+        from detect.data.smear.settings import load_smear
+
+        drawn = one_of_each(load_smear("train").at(11.0), SAMPLES, int.from_bytes(secrets.token_bytes(3)), 640)
+        sent = [(f"drawn-{i}.png", io.BytesIO(pictures.png(one.pixels))) for i, one in enumerate(drawn, 1)]
+        return self.add(sent, "Drawn cells, to try")
+
+    def get(self, upload: str) -> Upload:
+        """An upload; MissingError where there is none any more."""
+        found = self.records.get(upload)
+        if found is None or found.state == "gone":
+            raise MissingError("no such upload", remedy="uploads are deleted after a while: send it again")
+        return found
+
+    def about(self, upload: Upload) -> told.UploadTold:
+        """An upload and how far it is."""
+        return upload_told(upload, self.records, self.settings)
+
+    def scored(self, upload: str) -> Scored:
+        """What an upload came to; EarlyError where it is not scored."""
+        found = self.get(upload)
+        if found.state != "done":
+            why = f"it could not be scored: {found.why}" if found.state == "failed" else "it is not scored yet"
+            raise EarlyError(why, remedy="ask again when its state is 'done'")
+        return Scored(found, self.records, self.settings, self.opened)
+
+    def field(self, scored: Scored, number: int) -> told.FieldTold:
+        """One field; MissingError where there is none."""
+        found = next((f for f in scored.fields if f.number == number), None)
+        if found is None:
+            raise MissingError(f"no field {number}", remedy=f"they are numbered from 1 to {len(scored.fields)}")
+        return found
+
+    def cell(self, scored: Scored, number: int, cell: int) -> told.CellTold:
+        """One cell; MissingError where there is none."""
+        self.field(scored, number)
+        found = scored.cell(number, cell)
+        if found is None:
+            raise MissingError(f"no cell {cell} in field {number}", remedy="ask for the cells of the field")
+        return found
+
+    def delete(self, upload: str) -> None:
+        """Delete an upload at once; EarlyError where somebody works on it."""
+        if not self.get(upload).over:
+            raise EarlyError("it is being scored", remedy="delete it when that is done")
+        delete(self.settings, self.records, upload)
+
+    def correct(self, upload: str, number: int | None, cell: int | None, said: told.Correcting) -> Correction:
+        """Keep what a person says of a cell, of a field (`cell` None) or of the slide (`number` None too).
+
+        Raises:
+            DataError: it is no name, or no number, that could be said of it.
+        """
+        scored = self.scored(upload)
+        who = " ".join(said.who.split())
+        if not who:
+            raise DataError("nobody's name", where="who", remedy="say who you are: it stands beside the correction")
+        place = "cell" if cell is not None else "field" if number is not None else "slide"
+        machine, value, box, digest = "", said.value.strip(), None, ""
+        if number is not None:
+            self.field(scored, number)
+            digest = scored.pictures[number].sha256
+        if number is not None and cell is not None:
+            about = self.cell(scored, number, cell)
+            box = about.box
+            if said.what == "type":
+                machine, value = about.type or about.label, _type(value)
+            elif said.what in about.attributes:
+                machine, value = repr(about.attributes[said.what]), _number(said.what, value)
+            else:
+                raise _unknown(said.what, place, ["type", *about.attributes])
+        else:
+            known = _values(scored, number)
+            if said.what not in known:
+                raise _unknown(said.what, place, list(known))
+            machine, value = known[said.what], _number(said.what, value)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        kept = Correction(number, cell, said.what, machine, value, who, now, digest, box)
+        self.records.correct(upload, kept)
+        if number is not None and cell is not None and said.what == "type":
+            looks = self._typist.looks(scored, self.cell(scored, number, cell))
+            if looks is not None:
+                self.records.named(upload, number, cell, value, looks)
+        return kept
+
+    def near(self, scored: Scored, cell: told.CellTold, most: int = NEAR) -> list[told.Near]:
+        """Cells that people named and that look most like this one, of every upload that is still there."""
+        mine = self._typist.looks(scored, cell)
+        if mine is None:
+            return []
+        found = []
+        for upload, number, other, kind, numbers in self.records.looks():
+            if (upload, number, other) != (scored.upload.id, cell.field, cell.cell) and numbers.shape == mine.shape:
+                apart = float(np.linalg.norm(numbers - mine))
+                found.append(told.Near(upload=upload, field=number, cell=other, type=kind, distance=round(apart, 3)))
+        return sorted(found, key=lambda n: (n.distance, n.upload, n.field, n.cell))[:most]
+
+    def map(self, scored: Scored, cell: told.CellTold) -> tuple[bytes, str] | None:
+        """Where the classifier looks, as JPEG, and for which type; None where none was asked."""
+        found = self._typist.map(scored, cell)
+        return None if found is None else (pictures.jpeg(found[0]), found[1])
+
+    @contextmanager
+    def exported(self, upload: str, form: str) -> Iterator[Path]:
+        """What was found, as a file, with what people said of it; the file is there within the context.
+
+        Args:
+            form: csv, coco, geojson (a zip, a file a field); review (a zip of the pictures and COCO, which
+                `smear review open` takes); corrections (JSON lines, all that was ever said).
+        """
+        scored = self.scored(upload)
+        with tempfile.TemporaryDirectory(dir=self.settings.data) as name:
+            home = Path(name)
+            run = run_folder(self.settings, upload, 0)
+            if form == "csv":
+                export.to_csv(run, home / EXPORTS["csv"])
+                yield _renamed_csv(home / EXPORTS["csv"], scored)
+            elif form == "coco":
+                yield _coco(run, home, scored)
+            elif form == "geojson":
+                export.to_geojson(run, home / "geojson")
+                yield _zipped(home / "geojson.zip", {p.name: p for p in sorted((home / "geojson").iterdir())})
+            elif form == "review":
+                files = {f"images/{_shown(scored, n)}": home / f"{n}.png" for n in scored.pictures}
+                for number, path in zip(scored.pictures, files.values(), strict=True):
+                    path.write_bytes(pictures.png(decode.read(scored.path(scored.pictures[number]))))
+                coco = _coco(run, home, scored)
+                yield _zipped(home / "review.zip", {"annotations.json": coco, **files})
+            else:
+                yield _corrections(home / "corrections.jsonl", self.records, upload)
+
+
+def _type(value: str) -> str:
+    """The name of a label; DataError where it is none."""
+    name = UNIDENTIFIED if value.casefold() == UNIDENTIFIED else taxonomy().resolve(value)
+    if name is None:
+        remedy = "a label of annotations/taxonomy.yaml, or unidentified"
+        raise DataError(f"'{value[:40]}' is no type of cell", where="value", remedy=remedy)
+    return name
+
+
+def _number(what: str, value: str) -> str:
+    """A number as text; DataError where it is none."""
+    try:
+        found = float(value.replace(",", "."))
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found) or found < 0:
+        raise DataError(f"'{value[:40]}' is no number of {what}", where="value", remedy="give a number, 0 or more")
+    return f"{found:.6g}"
+
+
+def _unknown(what: str, place: str, known: Sequence[str]) -> DataError:
+    return DataError(f"a {place} has no '{what[:40]}'", where="what", remedy=f"one of: {', '.join(known)}")
+
+
+def _values(scored: Scored, number: int | None) -> Mapping[str, str]:
+    """What the machine says of a field or the slide that a person may correct, as text."""
+    if number is None:
+        slide = scored.slide
+        beside = {line.name: line.count for line in slide.beside}
+        counts = {"WBC": slide.white} | {name: beside.get(name, 0) for name in _COUNTS[1:]}
+        scale = {"scale": "" if slide.scale is None else f"{slide.scale:.1f}"}
+        return {name: str(n) for name, n in counts.items()} | scale
+    field = next(f for f in scored.fields if f.number == number)
+    told_of = {name: str(field.counts.get(name, 0)) for name in _COUNTS}
+    told_of |= {"scale": "" if field.scale is None else f"{field.scale:.1f}"}
+    return told_of | {name: f"{value:g}" for name, value in field.quality.items()}
+
+
+def _shown(scored: Scored, number: int) -> str:
+    """The name of a picture in an export: its own, made safe, behind its number."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(scored.pictures[number].name).stem)[:60].strip(".") or "field"
+    return f"{number:05d}-{safe}.png"
+
+
+def _coco(run: Path, home: Path, scored: Scored) -> Path:
+    """The run's COCO with the words of people: their type is the category, the machine's stays in the attributes."""
+    path = home / EXPORTS["coco"]
+    export.to_coco(run, path)
+    found = json.loads(path.read_text("utf-8"))
+    numbers = {p.file: n for n, p in scored.pictures.items()}
+    of_image = {image["id"]: numbers[image["file_name"]] for image in found["images"]}
+    for image in found["images"]:
+        image["original_name"] = scored.pictures[of_image[image["id"]]].name
+        image["file_name"] = _shown(scored, of_image[image["id"]])
+    names = {c["name"]: c["id"] for c in found["categories"]}
+    for one in found["annotations"]:
+        said = scored.said.get((of_image[one["image_id"]], one["attributes"]["cell"]), {})
+        for what, word in said.items():
+            one["attributes"][f"machine {what}"] = word.machine
+            one["attributes"][f"{what} by"] = f"{word.who}, {word.at}"
+            if what == "type":
+                one["category_id"] = names.setdefault(word.value, len(names) + 1)
+                one["attributes"]["confirmed"] = True
+            else:
+                one["attributes"][what] = float(word.value)
+    found["categories"] = [{"id": number, "name": name} for name, number in names.items()]
+    path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
+    return path
+
+
+def _renamed_csv(path: Path, scored: Scored) -> Path:
+    """The run's CSV with the names of pictures as they came, and a column with the word of a person."""
+    import csv
+
+    numbers = {p.file: n for n, p in scored.pictures.items()}
+    out = path.with_name("cells-corrected.csv")
+    with path.open(newline="", encoding="utf-8") as source, out.open("w", newline="", encoding="utf-8") as target:
+        rows = csv.DictReader(source)
+        writer = csv.DictWriter(target, [*(rows.fieldnames or ()), "corrected_type", "by", "at"], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            number = numbers[row["field"]]
+            said = scored.said.get((number, int(row["cell"])), {}).get("type")
+            row["field"] = _plain(scored.pictures[number].name)
+            row |= {"corrected_type": said.value if said else "", "by": _plain(said.who) if said else ""}
+            writer.writerow(row | {"at": said.at if said else ""})
+    return out
+
+
+def _plain(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in "=+-@\t\r" else text
+
+
+def _corrections(path: Path, records: Records, upload: str) -> Path:
+    """Every correction that was ever made of an upload, a line each."""
+    names = {p.number: p.name for p in records.pictures(upload)}
+    lines = []
+    for _, one in records.corrections(upload):
+        row: dict[str, object] = {
+            "field": one.picture,
+            "name": names.get(one.picture or 0),
+            "sha256": one.sha256,
+            "cell": one.cell,
+        }
+        row |= {"box": one.box, "what": one.what, "machine": one.machine, "value": one.value}
+        lines.append(json.dumps(row | {"who": one.who, "at": one.at}, ensure_ascii=False))
+    path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    return path
+
+
+def _zipped(path: Path, files: Mapping[str, Path]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, file in files.items():
+            packed.write(file, name)
+    return path
