@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from detect.errors import BundleError
 from detect.runtime.base import EngineSettings, Precision
+
+# When it is imported, it tells its makers so, over the network, from a thread that stays: a lab wants neither, and a
+# process forked while that thread holds a lock may wait for ever. Where this module is missing it does without.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino as ov  # noqa: E402
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what the graph leaves open: int8 is written into it
 

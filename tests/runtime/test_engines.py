@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -155,3 +158,13 @@ def test_the_first_call_of_openvino_is_alone(monkeypatch: pytest.MonkeyPatch, de
     with ThreadPoolExecutor(4) as pool:
         assert len(list(pool.map(lambda _: graph.run(picture), range(8)))) == 8
     assert set(most_before_the_first) == {1}
+
+
+def test_openvino_tells_nobody_that_it_is_used(tmp_path: Path) -> None:
+    """It would from a thread, by which a process that forks may wait for ever, and leave an identity in the home."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    say = "import threading, detect.runtime.openvino, detect.score.work; print(threading.active_count())"
+    about = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", say], env=about, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+    assert not list(tmp_path.iterdir())
