@@ -46,6 +46,8 @@ tests: .venv/installed
 # The core alone, with no torch near it, must score a field.
 minimal: .venv-core/installed
 	.venv-core/bin/python tools/check_minimal_install.py
+	@$(MAKE) --no-print-directory .venv-core/web
+	.venv-core/bin/python tools/check_web_install.py
 
 .venv-core/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"

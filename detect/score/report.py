@@ -49,6 +49,22 @@ _FOUND = ("slide", "field", "cell", "x0", "y0", "x1", "y1", "label", "score")
 _COLUMNS = (*_FOUND, "type", "type_score", "probabilities", "candidates", "flags", "attributes")
 
 
+def in_words(kind: str, sure: float | None, best: str, candidates: Sequence[str], flags: Sequence[str]) -> str:
+    """The answer about a cell: how sure it is, or what the cell may be, or that nothing like it was learnt.
+
+    Args:
+        sure: None where no classifier was asked. best: the likeliest type.
+    """
+    if sure is None:
+        return kind
+    if UNFAMILIAR in flags:
+        return f"unfamiliar, nearest {best}"
+    if candidates:
+        return " or ".join(candidates[:3]) + "?"
+    told = ">99 %" if sure > 0.99 else f"{100 * sure:.0f} %"
+    return f"like no type, nearest {best}" if kind == UNIDENTIFIED else f"{told} sure"
+
+
 @dataclass(frozen=True)
 class _Cell:
     """What a picture of a cell needs."""
@@ -77,15 +93,8 @@ class _Cell:
 
     @property
     def said(self) -> str:
-        """The answer in words: how sure, or what it may be, or that nothing like it was learnt."""
-        if self.type_score is None:
-            return self.type
-        if UNFAMILIAR in self.flags:
-            return f"unfamiliar, nearest {self.best}"
-        if self.candidates:
-            return " or ".join(self.candidates[:3]) + "?"
-        sure = ">99 %" if self.type_score > 0.99 else f"{100 * self.type_score:.0f} %"
-        return f"like no type, nearest {self.best}" if self.type == UNIDENTIFIED else f"{sure} sure"
+        """See `in_words`."""
+        return in_words(self.type, self.type_score, self.best, self.candidates, self.flags)
 
 
 def write(

@@ -17,8 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from detect import __version__
 from detect.errors import DataError
 from detect.formats import geojson
-from detect.pipeline.route import UNFAMILIAR
-from detect.score.report import LINES
+from detect.score.report import LINES, in_words
 from detect.score.run import STATEMENT
 from detect.score.store import rle_of
 from detect.taxonomy import UNIDENTIFIED, taxonomy
@@ -152,6 +151,7 @@ def _told_of(service: Service, upload: str) -> dict[str, Any]:
         "said": scored.said.get((None, None), {}),
         "pipelines": [s.pipeline.title or s.pipeline.detector for s in service.settings.scorings],
         "error": service.settings.scorings[0].pipeline.error_rate,
+        "said_of": said_of,
     }
 
 
@@ -294,13 +294,10 @@ def _inner(to: str) -> str:
 
 def said_of(cell: told.CellTold) -> str:
     """What the machine says of a cell, in words."""
-    if cell.type_score is None:
+    if cell.type is None:
         return f"{cell.label}, found with {cell.score:.2f}"
-    if UNFAMILIAR in cell.flags:
-        return "unlike the cells that the models learnt from"
-    if cell.candidates and cell.type not in cell.candidates:
-        return f"{cell.type}: {' or '.join(cell.candidates[:3])}?"
-    return f"{cell.type}, {100 * cell.type_score:.0f} % sure"
+    best = max(cell.probabilities, key=lambda name: cell.probabilities[name], default="")
+    return f"{cell.type}: {in_words(cell.type, cell.type_score, best, cell.candidates, cell.flags)}"
 
 
 def _outline(mask: str) -> str:

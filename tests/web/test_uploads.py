@@ -305,6 +305,25 @@ def test_two_pipelines_stand_side_by_side(fields: dict[str, bytes], tmp_path: Pa
     assert "Another detector" in shown
 
 
+def test_outlines_of_cells_are_drawn_where_there_are_any(fields: dict[str, bytes], tmp_path: Path) -> None:
+    other = tmp_path / "classical.yaml"
+    other.write_text("title: Nothing learnt\ntaxonomy: 1\ndetector: classical\n")
+    with served(tmp_path / "data", "--workers", 1, "--pipeline", other) as page:
+        told = page.wait(page.send(fields).json()["id"])
+        assert told["state"] == "done", told
+        cells = page.get(f"/uploads/{told['id']}/cells?field=1")
+        with page.client() as client:
+            shown = client.get(f"/uploads/{told['id']}/fields/1").text
+            cell = client.get(f"/uploads/{told['id']}/fields/1/cells/{cells[0]['cell']}")
+            none = client.get(f"/api/uploads/{told['id']}/fields/1/cells/{cells[0]['cell']}/map.jpg")
+    assert cells
+    assert all(c["mask"] for c in cells)
+    assert shown.count('<path d="M') == len(cells)
+    assert cell.status_code == 200
+    assert "was asked" not in cell.text
+    assert none.status_code == 404
+
+
 def test_metrics_and_health(page: Page, upload: str) -> None:
     assert page.get("/health")["state"] == "ok"
     with page.client() as client:
