@@ -56,6 +56,10 @@ class StoreError(SmearError):
     """An output folder cannot be written to as asked."""
 
 
+class LedError(StoreError):
+    """Another process leads the run."""
+
+
 class StoppedRunError(SmearError):
     """A scoring run came to an end before its end. What it finished is safe, and it can be gone on with.
 

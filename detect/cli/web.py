@@ -56,7 +56,7 @@ def web(
     from detect.web.serve import serve
     from detect.web.settings import WebSettings
 
-    near = _is_loopback(host)
+    near = _is_loopback(host) and not name
     if not near and not token:
         token = secrets.token_urlsafe(24)
     told = {"runtime": runtime, "precision": precision}

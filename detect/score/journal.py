@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from detect.errors import StoreError
+from detect.errors import LedError, StoreError
 from detect.score.store import JOURNAL
 
 try:
@@ -30,7 +30,7 @@ class Journal:
         self._handle: int | None = None
 
     def claim(self) -> None:
-        """Take the lead of this run until `release`; StoreError where another process has it.
+        """Take the lead of this run until `release`; LedError where another process has it.
 
         The folder itself is locked: nobody deletes it, whatever becomes of the files in it.
         """
@@ -42,7 +42,7 @@ class Journal:
         except BlockingIOError:
             self.release()
             what = "another process leads this run"
-            raise StoreError(what, where=str(self.path.parent), remedy="wait for it, or end it") from None
+            raise LedError(what, where=str(self.path.parent), remedy="wait for it, or end it") from None
         except OSError:  # a file system that knows no locks
             self.release()
 

@@ -95,7 +95,7 @@ async def upload(service: Serving, request: Request) -> Any:
     429 with Retry-After where too many uploads wait.
     """
     service.records.check_room()
-    async with posted(request, service.settings) as (files, fields):
+    async with posted(request, service.settings.fields + 1) as (files, fields):
         found = await run_in_threadpool(service.add, files, fields.get("title", ""))
         return _json(service.about(found), 202, {"Location": f"/api/uploads/{found.id}"})
 
@@ -116,7 +116,7 @@ def gone(service: Serving, upload: Upload) -> Response:
 @router.get("/uploads/{upload}/assessment", tags=["results"], response_model=told.Assessment, responses=_MISSING)
 def assessment(service: Serving, upload: Upload) -> Any:
     """What the slide comes to: differential, models side by side, what they agree on."""
-    return _json(service.scored(upload).assessment())
+    return _json(service.assessment(service.scored(upload)))
 
 
 @router.get("/uploads/{upload}/fields", tags=["results"], response_model=list[told.FieldTold], responses=_MISSING)
@@ -240,7 +240,7 @@ def exported(service: Service, upload: str, form: str) -> Response:
     """A file to download; it is read while it is sent, and then is nowhere."""
     assert form in FORMS
     with service.exported(upload, form) as path:
-        held = tempfile.TemporaryFile(dir=service.settings.data)  # noqa: SIM115, it is closed when it is sent
+        held = tempfile.TemporaryFile(dir=service.settings.scratch)  # noqa: SIM115, it is closed when it is sent
         with path.open("rb") as source:
             while data := source.read(1 << 20):
                 held.write(data)

@@ -24,6 +24,7 @@ except ImportError:
     raise MissingExtraError("the page", "web") from None
 
 from detect.web import api, pages
+from detect.web.forms import KeptError
 from detect.web.guard import Guard
 from detect.web.metrics import Counted
 from detect.web.records import FullError
@@ -31,6 +32,7 @@ from detect.web.service import EarlyError, MissingError, Service
 from detect.web.settings import WebSettings
 
 HERE = Path(__file__).parent
+_SECRET = 32  # bytes
 _log = logging.getLogger("smear.web")
 
 
@@ -83,9 +85,13 @@ def _secret(path: Path) -> bytes:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return path.read_bytes()
+        kept = path.read_bytes()
+        if len(kept) == _SECRET:
+            return kept
+        path.unlink()  # a crash cut it short
+        return _secret(path)
     with os.fdopen(handle, "wb") as file:
-        made = secrets.token_bytes(32)
+        made = secrets.token_bytes(_SECRET)
         file.write(made)
     return made
 
@@ -105,6 +111,7 @@ def _answers(app: FastAPI) -> None:
     async def ours(request: Request, error: SmearError) -> Response:
         status = 422 if isinstance(error, DataError | ImageError) else 500
         status = 404 if isinstance(error, MissingError) else 409 if isinstance(error, EarlyError) else status
+        status = 503 if isinstance(error, KeptError) else status
         if status == 500:
             _log.error("%s %s: %s", request.method, request.scope["route"].path, error.problem)
         return tell(request, status, of(error))
@@ -113,6 +120,12 @@ def _answers(app: FastAPI) -> None:
     async def full(request: Request, error: FullError) -> Response:
         told = {"error": "too many uploads wait", "where": None, "remedy": f"send it again in {error.wait} s"}
         return tell(request, 429, told, {"Retry-After": str(error.wait)})
+
+    @app.exception_handler(OSError)
+    async def kept(request: Request, error: OSError) -> Response:
+        _log.error("%s: %s", request.method, error.strerror)
+        told = {"error": f"it cannot be kept: {error.strerror}", "where": None, "remedy": "send it again later"}
+        return tell(request, 503, told)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -13,11 +13,15 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from detect.errors import SmearError
 from detect.web.intake import RefusedError
-from detect.web.settings import WebSettings
 
 _DRIVE = re.compile(rb'filename="?(?:[A-Za-z]:|\\\\)')
 _FIELDS, _LONG = 8, 4096  # fields besides files, and characters of one
+
+
+class KeptError(SmearError):
+    """What was sent cannot be kept: the disk is full, or too much is open."""
 
 
 class _Parser(MultiPartParser):
@@ -36,25 +40,28 @@ class _Parser(MultiPartParser):
 
 
 @asynccontextmanager
-async def posted(
-    request: Request, settings: WebSettings
-) -> AsyncIterator[tuple[list[tuple[str, BinaryIO]], dict[str, str]]]:
+async def posted(request: Request, most: int = 1) -> AsyncIterator[tuple[list[tuple[str, BinaryIO]], dict[str, str]]]:
     """The files of a form, each with its name, and its other fields.
 
+    Args:
+        most: files that it may bring.
+
     Raises:
-        RefusedError: it is no form, or not whole.
+        RefusedError: it is no form, or not whole, or cannot be kept.
     """
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
         raise RefusedError("not a form with files", where="upload", remedy="send multipart/form-data, files as 'files'")
-    parser = _Parser(
-        request.headers, request.stream(), max_files=settings.fields + 1, max_fields=_FIELDS, max_part_size=_LONG
-    )
+    parser = _Parser(request.headers, request.stream(), max_files=most, max_fields=_FIELDS, max_part_size=_LONG)
     try:
         form = await parser.parse()
     except (MultiPartException, FormParserError, KeyError, UnicodeDecodeError, LookupError) as error:
         told = getattr(error, "message", None) or "not a whole form"
         raise RefusedError(str(told), where="upload", remedy="send it again") from error
+    except OSError as error:
+        raise KeptError(
+            f"it cannot be kept: {error.strerror}", remedy="send it again later, or less at once"
+        ) from error
     try:
         files, fields = [], {}
         for name, value in form.multi_items():

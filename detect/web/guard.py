@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import hmac
 import secrets
+import time
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -24,7 +25,9 @@ from detect.web.settings import MIB, WebSettings
 SESSION, PASS = "smear_session", "smear_pass"  # cookies: a form's secret hangs on the first, the second shows the token
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _OPEN = ("/login", "/static/", "/api/health")  # what is shown to whoever has no token
-_SLOW = 60.0  # seconds without a byte of an upload
+_SLOW, _LEAST = 60.0, 16 * 1024  # seconds without a byte of an upload; bytes a second that it brings at least
+_SMALL = 1  # MiB of whatever is no upload
+_UPLOADS = ("/uploads", "/api/uploads")
 _POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -35,7 +38,7 @@ _REPORT = (
 )
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
@@ -82,11 +85,21 @@ class Guard:
             await refused(scope, receive, answer)
             return
         try:
-            await self._app(scope, self._counted(receive), answer)
+            await self._app(scope, self._counted(receive, self._most(scope)), answer)
         except _TooLargeError:
-            what = f"more than {self._settings.upload_mib} MiB in one upload"
-            told = {"error": what, "where": None, "remedy": "send it in several uploads"}
-            await JSONResponse(told, 413, {"Connection": "close"})(scope, receive, answer)
+            await self._too_large(scope)(scope, receive, answer)
+        except TimeoutError:
+            told = {"error": "it came too slowly", "where": None, "remedy": "send it again, or less of it at once"}
+            await JSONResponse(told, 408, {"Connection": "close"})(scope, receive, answer)
+
+    def _most(self, scope: Scope) -> int:
+        """Bytes that a request may bring."""
+        return (self._settings.upload_mib if scope["path"] in _UPLOADS else _SMALL) * MIB
+
+    def _too_large(self, scope: Scope) -> JSONResponse:
+        what = f"more than {self._most(scope) // MIB} MiB in one request"
+        told = {"error": what, "where": None, "remedy": "send it in several uploads"}
+        return JSONResponse(told, 413, {"Connection": "close"})
 
     def form_secret(self, session: str) -> str:
         """What every form of a session has to bring."""
@@ -94,14 +107,12 @@ class Guard:
 
     def _refused(self, scope: Scope, headers: Headers, cookies: dict[str, str]) -> Any:
         """The answer to a request that is not let through; None where it is."""
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if self._settings.hosts and host not in {h.strip("[]") for h in self._settings.hosts}:
+        host = _host(f"//{headers.get('host', '')}")
+        if self._settings.hosts and host not in {h.strip("[]").casefold() for h in self._settings.hosts}:
             return PlainTextResponse("this page does not answer to that name; see smear web --name", 421)
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._settings.upload_mib * MIB:
-            what = f"more than {self._settings.upload_mib} MiB in one upload"
-            told = {"error": what, "where": None, "remedy": "send it in several uploads"}
-            return JSONResponse(told, 413, {"Connection": "close"})
+        if not length.isdecimal() or int(length) > self._most(scope):
+            return self._too_large(scope)
         shown = headers.get("authorization", "").removeprefix("Bearer ").strip()
         token = self._settings.token
         by_header = bool(token) and hmac.compare_digest(shown.encode(), token.encode())
@@ -121,20 +132,32 @@ class Guard:
         """What the cookie holds of one who showed the token."""
         return hmac.new(self._secret, b"pass:" + self._settings.token.encode(), hashlib.sha256).hexdigest()
 
-    def _counted(self, receive: Receive) -> Receive:
+    def _counted(self, receive: Receive, most: int) -> Receive:
         """What is sent, as long as it is not too much, nor too slow."""
-        left = self._settings.upload_mib * MIB
+        came, whole, began = 0, False, time.monotonic()
 
         async def count() -> Message:
-            nonlocal left
-            async with asyncio.timeout(_SLOW):
+            nonlocal came, whole
+            if whole:  # only that the visitor has gone can come now, and nobody has to go
+                return await receive()
+            left = _SLOW + came / _LEAST - (time.monotonic() - began)
+            async with asyncio.timeout(min(_SLOW, max(0.0, left))):
                 message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
+            came += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
+            if came > most:
                 raise _TooLargeError
             return message
 
         return count
+
+
+def _host(place: str) -> str:
+    """The name of a host without its port; empty where it is none."""
+    try:
+        return (urlsplit(place).hostname or "").casefold()
+    except ValueError:
+        return ""
 
 
 def _own(headers: Headers) -> bool:
@@ -143,7 +166,7 @@ def _own(headers: Headers) -> bool:
     if site is not None:
         return site in ("same-origin", "none")
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    return origin is None or origin.partition("://")[2] == headers.get("host")
 
 
 def _cookies(headers: Headers) -> dict[str, str]:

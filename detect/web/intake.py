@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from detect.web.records import Picture
 from detect.web.settings import MIB, WebSettings
 
 SLIDE = "slide"  # name of the one slide of an upload
-_SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp"}
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp"}
+_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _READ = 1 << 20
-_ZIP = b"PK\x03\x04"
+_ZIP, _END = b"PK\x03\x04", b"PK\x05\x06"
+_END_WITHIN, _DIRECTORY = 66_000, 4 * MIB  # bytes at the end of a zip that hold its last record; of its list of files
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffd\udc80-\udcff]")
 _LITTER = re.compile(r"(^|/)(__MACOSX/|\.|thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
 _LONGEST = 200
@@ -131,6 +133,7 @@ def _read(name: str, file: BinaryIO) -> bytes:
 
 def _unpacked(name: str, file: BinaryIO, room: _Room, settings: WebSettings) -> Iterator[tuple[str, BinaryIO]]:
     """The pictures of a zip, each as a stream. It is refused as a whole for what no honest zip of a slide holds."""
+    _check_directory(name, file, settings)
     try:
         packed = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
@@ -160,6 +163,21 @@ def _unpacked(name: str, file: BinaryIO, room: _Room, settings: WebSettings) -> 
                 raise RefusedError(f"cannot be unpacked: {error}", where=where, remedy="make the zip again") from error
             with stream:
                 yield member.filename, stream  # type: ignore[misc]
+
+
+def _check_directory(name: str, file: BinaryIO, settings: WebSettings) -> None:
+    """Refuse a zip whose list of files is longer than any that is taken, before that list is read into memory."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _END_WITHIN))
+    tail = file.read()
+    file.seek(0)
+    at = tail.rfind(_END)
+    if at < 0 or len(tail) < at + 22:
+        raise RefusedError("damaged zip: its list of files is missing", where=name, remedy="make the zip again")
+    count, length = struct.unpack("<HI", tail[at + 10 : at + 16])
+    if count > 4 * settings.fields + 100 or length > _DIRECTORY:  # the largest number stands for more than fits
+        what = f"a zip of {count} entries or more, the limit is {settings.fields} pictures an upload"
+        raise RefusedError(what, where=name, remedy="send them in several zips")
 
 
 def _check_member(name: str, member: zipfile.ZipInfo, settings: WebSettings) -> None:

@@ -19,6 +19,11 @@ class Counted:
         self.within: Counter[float] = Counter()
         self.seconds = 0.0
 
+    def now(self) -> tuple[Counter[int], Counter[float], float]:
+        """Answers, those within each time, and seconds in all."""
+        with self._lock:
+            return Counter(self.answers), Counter(self.within), self.seconds
+
     def add(self, status: int, seconds: float) -> None:
         """One answer."""
         with self._lock:
@@ -29,7 +34,7 @@ class Counted:
 
 def text(service: Service, counted: Counted) -> str:
     """The figures, in Prometheus's text form."""
-    states = service.records.counts()
+    states, (answers, within, seconds) = service.records.counts(), counted.now()
     lines = ["# HELP smear_web_uploads Uploads by state.", "# TYPE smear_web_uploads gauge"]
     lines += [
         f'smear_web_uploads{{state="{s}"}} {states.get(s, 0)}' for s in ("queued", "running", "done", "failed", "gone")
@@ -40,10 +45,10 @@ def text(service: Service, counted: Counted) -> str:
     lines += ["# TYPE smear_web_worker_restarts_total counter"]
     lines += [f"smear_web_worker_restarts_total {service.scorers.restarts}"]
     lines += ["# HELP smear_web_requests_total Requests by status.", "# TYPE smear_web_requests_total counter"]
-    lines += [f'smear_web_requests_total{{status="{s}"}} {n}' for s, n in sorted(counted.answers.items())]
+    lines += [f'smear_web_requests_total{{status="{s}"}} {n}' for s, n in sorted(answers.items())]
     lines += ["# HELP smear_web_request_seconds Time to answer.", "# TYPE smear_web_request_seconds histogram"]
-    total = counted.answers.total()
-    lines += [f'smear_web_request_seconds_bucket{{le="{bound:g}"}} {counted.within[bound]}' for bound in _BOUNDS]
+    total = answers.total()
+    lines += [f'smear_web_request_seconds_bucket{{le="{bound:g}"}} {within[bound]}' for bound in _BOUNDS]
     lines += [f'smear_web_request_seconds_bucket{{le="+Inf"}} {total}']
-    lines += [f"smear_web_request_seconds_sum {counted.seconds:.3f}", f"smear_web_request_seconds_count {total}"]
+    lines += [f"smear_web_request_seconds_sum {seconds:.3f}", f"smear_web_request_seconds_count {total}"]
     return "\n".join(lines) + "\n"

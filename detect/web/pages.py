@@ -103,7 +103,7 @@ def home(request: Request, service: Serving) -> Response:
 async def upload(request: Request, service: Serving) -> Response:
     """An upload from the form of the first page."""
     service.records.check_room()
-    async with posted(request, service.settings) as (files, fields):
+    async with posted(request, service.settings.fields + 1) as (files, fields):
         _check_secret(request, fields)
         found = await run_in_threadpool(service.add, files, fields.get("title", ""))
     return RedirectResponse(f"/uploads/{found.id}", 303)
@@ -112,7 +112,7 @@ async def upload(request: Request, service: Serving) -> Response:
 @router.post("/samples")
 async def samples(request: Request, service: Serving) -> Response:
     """Drawn fields to try."""
-    async with posted(request, service.settings) as (_, fields):
+    async with posted(request) as (_, fields):
         _check_secret(request, fields)
     found = await run_in_threadpool(service.samples)
     return RedirectResponse(f"/uploads/{found.id}", 303)
@@ -145,7 +145,7 @@ def _told_of(service: Service, upload: str) -> dict[str, Any]:
         cells.sort(key=lambda c: (c.type_score or 0, c.field, c.cell))
     return {
         "upload": service.about(scored.upload),
-        "assessment": scored.assessment(),
+        "assessment": service.assessment(scored),
         "fields": scored.fields,
         "kinds": dict(sorted(kinds.items(), key=lambda k: (k[0] == UNIDENTIFIED, -len(k[1]), k[0]))),
         "said": scored.said.get((None, None), {}),
@@ -218,7 +218,7 @@ async def correct_cell(request: Request, service: Serving, upload: Upload, numbe
 
 
 async def _correct(request: Request, service: Service, upload: str, number: int | None, cell: int | None) -> Response:
-    async with posted(request, service.settings) as (_, fields):
+    async with posted(request) as (_, fields):
         _check_secret(request, fields)
     given = {name: fields.get(name, "") for name in ("what", "value", "who")}
     if not given["who"].strip():
@@ -243,7 +243,7 @@ def _quoted(text: str) -> str:
 @router.post("/uploads/{upload}/delete")
 async def delete(request: Request, service: Serving, upload: Upload) -> Response:
     """Delete an upload at once."""
-    async with posted(request, service.settings) as (_, fields):
+    async with posted(request) as (_, fields):
         _check_secret(request, fields)
     await run_in_threadpool(service.delete, upload)
     return RedirectResponse("/", 303)
@@ -276,7 +276,7 @@ def login(request: Request, to: str = "/") -> Response:
 @router.post("/login")
 async def enter(request: Request, service: Serving) -> Response:
     """Check a token; the cookie that comes of it ends with the browser."""
-    async with posted(request, service.settings) as (_, fields):
+    async with posted(request) as (_, fields):
         _check_secret(request, fields)
     to = _inner(fields.get("to", "/"))
     if not hmac.compare_digest(fields.get("token", "").strip().encode(), service.settings.token.encode()):

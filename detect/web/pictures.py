@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -11,15 +13,18 @@ from numpy.typing import NDArray
 from detect.classify import heat
 from detect.classify.bundled import BundleClassifier
 from detect.classify.crops import crop
+from detect.errors import ImageError
 from detect.images import decode
 from detect.pipeline.run import Opened
 from detect.runtime.base import EngineSettings
 from detect.types import Image
 from detect.web.reading import Scored
+from detect.web.records import FullError
 from detect.web.told import CellTold
 
 _QUALITY, _MARGIN = 90, 0.25
-_LARGEST = 4096  # pixels of a served picture's longer side
+_LARGEST, WHOLE = 4096, 1_000_000  # pixels of a served picture's longer side, and where it is to be whole
+_SEATS = 8  # visitors who may wait for a classifier at once; more are told to come again
 _CROP = 240
 
 
@@ -35,9 +40,23 @@ def png(pixels: Image) -> bytes:
     return data.tobytes()
 
 
+def _pixels(scored: Scored, number: int) -> Image:
+    """A field; ImageError with its name where it cannot be read.
+
+    One that scoring could not read is not tried again: it may end the process that does.
+    """
+    picture = scored.pictures[number]
+    if scored.field(number).status != "ok":
+        raise ImageError("was not read", where=picture.name, remedy="see the list of fields")
+    try:
+        return decode.read(scored.path(picture))
+    except ImageError as error:
+        raise ImageError(error.problem, where=picture.name, remedy=error.remedy) from error
+
+
 def field(scored: Scored, number: int, side: int = _LARGEST) -> Image:
     """A field, its longer side at most that many pixels; ImageError where it cannot be read."""
-    pixels = decode.read(scored.path(scored.pictures[number]))
+    pixels = _pixels(scored, number)
     factor = min(1.0, side / max(pixels.shape[:2]))
     if factor < 1:
         size = (max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor)))
@@ -47,7 +66,7 @@ def field(scored: Scored, number: int, side: int = _LARGEST) -> Image:
 
 def cell(scored: Scored, told: CellTold) -> Image:
     """A cell with some of what is around it."""
-    pixels = decode.read(scored.path(scored.pictures[told.field]))
+    pixels = _pixels(scored, told.field)
     return _sized(crop(pixels, told.box, _MARGIN).pixels)
 
 
@@ -63,7 +82,7 @@ class Typist:
     """
 
     def __init__(self, opened: Opened) -> None:
-        self._opened, self._lock = opened, threading.Lock()
+        self._opened, self._lock, self._seats = opened, threading.Lock(), threading.Semaphore(_SEATS)
         self._models: dict[str, BundleClassifier] = {}
 
     def _model(self, told: CellTold) -> BundleClassifier | None:
@@ -77,14 +96,25 @@ class Typist:
                 return self._models[key]
         return None
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One visitor at a time; FullError where many wait, as each of them holds up others who want less."""
+        if not self._seats.acquire(blocking=False):
+            raise FullError(2)
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._seats.release()
+
     def map(self, scored: Scored, told: CellTold) -> tuple[Image, str] | None:
         """Where the classifier looks for its likeliest type, drawn over the crop, and that type's name; None where no
         classifier was asked of the cell."""
-        with self._lock:
+        with self._turn():
             model = self._model(told)
             if model is None:
                 return None
-            pixels = decode.read(scored.path(scored.pictures[told.field]))
+            pixels = _pixels(scored, told.field)
             cut = model.cut(model.ready(pixels), told.box)
             answer = int(model.predict([cut])[0].argmax())
             found = heat.occlusion(model, cut, answer)
@@ -93,11 +123,11 @@ class Typist:
     def looks(self, scored: Scored, told: CellTold) -> NDArray[np.float32] | None:
         """What tells a cell from others, as numbers of about one size: what the classifier makes of it before it
         decides, and its colours."""
-        with self._lock:
+        with self._turn():
             model = self._model(told)
             if model is None:
                 return None
-            pixels = decode.read(scored.path(scored.pictures[told.field]))
+            pixels = _pixels(scored, told.field)
             cut = model.cut(model.ready(pixels), told.box)
             scores = model.told([cut])[0][0]
         lab = cv2.cvtColor(cut.pixels, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)

@@ -68,7 +68,9 @@ class Scored:
         self.pictures = {p.number: p for p in records.pictures(upload.id)}
         self._numbers = {p.file: p.number for p in self.pictures.values()}
         self.said: dict[Key, dict[str, Correction]] = {}
-        for _, one in records.corrections(upload.id):
+        every = records.corrections(upload.id)
+        self.words = len(every)  # that people ever said of it
+        for _, one in every:
             self.said.setdefault((one.picture, one.cell), {})[one.what] = one
 
     def store(self, pipeline: int = 0) -> Store:
@@ -90,7 +92,7 @@ class Scored:
                     number=number,
                     name=self.pictures[number].name,
                     status=row["status"],
-                    reason=row["reason"],
+                    reason=self._named(row["reason"]),
                     width=row["width"],
                     height=row["height"],
                     counts=dict(row["counts"] or ()),
@@ -101,6 +103,19 @@ class Scored:
                 )
             )
         return out
+
+    def _named(self, reason: str) -> str:
+        """A reason with the names of pictures as they came."""
+        same, _, file = reason.rpartition(" ")
+        return f"{same} {self.pictures[self._numbers[file]].name}" if file in self._numbers else reason
+
+    def field(self, number: int) -> told.FieldTold:
+        """One field; KeyError where there is none."""
+        return self._by_number[number]
+
+    @cached_property
+    def _by_number(self) -> dict[int, told.FieldTold]:
+        return {field.number: field for field in self.fields}
 
     def cells(self, number: int | None = None, pipeline: int = 0) -> list[told.CellTold]:
         """Cells of one field, or of all, in the order of the results."""
@@ -145,23 +160,26 @@ class Scored:
     def _slide(self, pipeline: int) -> differential.Slide:
         return differential.count(self.store(pipeline), types(self._opened[pipeline]))[0]
 
-    def corrected(self) -> Counter[str]:
-        """White cells of each kind, those that a person named by that name."""
-        store, out = self.store(), Counter[str]()
+    def corrected(self) -> tuple[Counter[str], Counter[str]]:
+        """White cells of each kind, and what is counted beside them, those that a person named by that name."""
+        store, white, beside = self.store(), Counter[str](), Counter[str]()
         elsewhere = overlaps.read(store.out)
         for table in store.cells(("slide", "field", "cell", "label", "type")):
             table = table.filter(overlaps.counted(table, elsewhere))
             columns = (table.column(c).to_pylist() for c in ("field", "cell", "label", "type"))
             for field, cell, label, kind in zip(*columns, strict=True):
                 person = self.said.get((self._numbers[field], cell), {}).get("type")
-                name = person.value if person is not None else differential.white_type(label, kind)
-                if person is not None or taxonomy().is_a(label, "WBC"):
-                    out[name] += 1
-        return out
+                if person is not None:
+                    name, counts = person.value, taxonomy().in_differential(person.value)
+                else:
+                    name = differential.white_type(label, kind) if taxonomy().is_a(label, "WBC") else label
+                    counts = taxonomy().is_a(label, "WBC") and taxonomy().in_differential(name)
+                (white if counts else beside)[name] += 1
+        return white, beside
 
     def assessment(self) -> told.Assessment:
         """What the slide comes to."""
-        slide, kinds = self.slide, self.corrected()
+        slide, (kinds, others) = self.slide, self.corrected()
         lines = {line.name: line for line in differential.shares(kinds, [n.name for n in slide.differential])}
         names = [line.name for line in slide.differential]
         names = [*(n for n in names if n != UNIDENTIFIED), *(n for n in lines if n not in names), UNIDENTIFIED]
@@ -179,7 +197,7 @@ class Scored:
             white=slide.white,
             few=slide.few,
             differential=rows,
-            beside=[_line(line.name, line, None, 0) for line in slide.beside],
+            beside=[_beside(name, beside.get(name, 0), others[name]) for name in sorted({*beside, *others})],
             blasts=_line(
                 BLASTS,
                 differential.Line(BLASTS, blasts, wilson(blasts, slide.white)),
@@ -225,10 +243,11 @@ class Scored:
         return [_model(pipeline, b.card, answers.get(b.card.name, form)) for b in opened.bundles]
 
     def _agreement(self, one: int, other: int) -> told.AgreementTold:
-        """Cells that two pipelines found, field by field."""
+        """White cells that two pipelines found, field by field, also those that are counted in another field."""
         both = same = only_one = only_other = 0
+        seen = [self._white(one), self._white(other)]
         for number in self.pictures:
-            here, there = (self._white(number, k) for k in (one, other))
+            here, there = (cells.get(number, []) for cells in seen)
             near = geometry.iou(_boxes(here), _boxes(there))
             free = np.ones(len(there), bool)
             for i, cell in enumerate(here):
@@ -239,13 +258,20 @@ class Scored:
                 j = int(np.argmax(np.where(open_to, near[i], -1)))
                 free[j] = False
                 both += 1
-                same += cell.type == there[j].type
+                same += _kind(cell) == _kind(there[j])
             only_other += int(free.sum())
         return told.AgreementTold(one=one, other=other, both=both, same=same, only_one=only_one, only_other=only_other)
 
-    def _white(self, number: int, pipeline: int) -> list[told.CellTold]:
-        cells = self.cells(number, pipeline)
-        return [c for c in cells if taxonomy().is_a(c.label, "WBC") and not c.repeated]
+    def _white(self, pipeline: int) -> dict[int, list[told.CellTold]]:
+        out: dict[int, list[told.CellTold]] = {}
+        for cell in self.cells(pipeline=pipeline):
+            if taxonomy().is_a(cell.label, "WBC"):
+                out.setdefault(cell.field, []).append(cell)
+        return out
+
+
+def _kind(cell: told.CellTold) -> str:
+    return differential.white_type(cell.label, cell.type)
 
 
 def types(opened: Opened) -> list[str]:
@@ -283,6 +309,12 @@ def _line(name: str, machine: differential.Line | None, people: differential.Lin
         corrected=people.count if people is not None else 0,
         corrected_share=None if corrected is None or not np.isfinite(corrected.value) else corrected.value,
     )
+
+
+def _beside(name: str, machine: int, people: int) -> told.LineTold:
+    """What is counted beside a differential, by the machine and as corrected."""
+    line = _line(name, differential.Line(name, machine, None), None, 0)
+    return line.model_copy(update={"corrected": people})
 
 
 def _counts(slide: differential.Slide) -> str:

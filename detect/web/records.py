@@ -128,6 +128,7 @@ class Records:
         try:
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA synchronous = FULL")  # what a person said is on disk when the page says so
+            db.execute("PRAGMA secure_delete = ON")  # names that are deleted are overwritten
             if not write:
                 yield db
                 return
@@ -164,14 +165,17 @@ class Records:
 
     def take(self, worker: int) -> Upload | None:
         """The upload that has waited longest, for a worker; None where none waits."""
+        ask = "SELECT id FROM upload WHERE state = 'queued' ORDER BY created, id LIMIT 1"
+        with self._open() as db:  # nobody is kept from writing by a look
+            if db.execute(ask).fetchone() is None:
+                return None
         with self._open(write=True) as db:
-            row = db.execute("SELECT id FROM upload WHERE state = 'queued' ORDER BY created, id LIMIT 1").fetchone()
+            row = db.execute(ask).fetchone()
             if row is None:
                 return None
             told = (worker, time.time(), row["id"])
-            db.execute(
-                "UPDATE upload SET state = 'running', worker = ?, began = ?, tries = tries + 1 WHERE id = ?", told
-            )
+            change = "state = 'running', worker = ?, began = ?, tries = tries + 1"
+            db.execute(f"UPDATE upload SET {change} WHERE id = ?", told)
             return _upload(db.execute("SELECT * FROM upload WHERE id = ?", (row["id"],)).fetchone())
 
     def progress(self, upload: str, done: int) -> None:
@@ -179,25 +183,36 @@ class Records:
         with self._open(write=True) as db:
             db.execute("UPDATE upload SET done = ? WHERE id = ?", (done, upload))
 
-    def end(self, upload: str, state: State, why: str = "") -> None:
-        """It is done, or cannot be."""
+    def end(self, upload: Upload, state: State, why: str = "") -> bool:
+        """It is done, or cannot be; False where its worker has it no more, and nothing is changed."""
         with self._open(write=True) as db:
-            told = (state, why, time.time(), upload)
-            db.execute("UPDATE upload SET state = ?, why = ?, ended = ?, worker = NULL WHERE id = ?", told)
+            told = (state, why, time.time(), upload.id, upload.worker)
+            change = "state = ?, why = ?, ended = ?, worker = NULL"
+            ask = f"UPDATE upload SET {change} WHERE id = ? AND state = 'running' AND worker = ?"
+            return db.execute(ask, told).rowcount == 1
 
-    def again(self, alive: Sequence[int]) -> list[str]:
-        """Put uploads back whose worker is none of these; those that were begun too often are given up."""
+    def running(self) -> list[Upload]:
+        """Those that somebody works on."""
+        with self._open() as db:
+            return [_upload(row) for row in db.execute("SELECT * FROM upload WHERE state = 'running'")]
+
+    def put_back(self, upload: Upload) -> None:
+        """It was begun and is to be begun anew, by no fault of its own."""
         with self._open(write=True) as db:
-            rows = db.execute("SELECT * FROM upload WHERE state = 'running'").fetchall()
-            lost = [_upload(row) for row in rows if row["worker"] not in alive]
-            for one in lost:
-                if one.tries >= TRIES:
-                    why = f"ended whoever worked on it, {one.tries} times"
-                    told = ("failed", why, time.time(), one.id)
-                    db.execute("UPDATE upload SET state = ?, why = ?, ended = ?, worker = NULL WHERE id = ?", told)
-                else:
-                    db.execute("UPDATE upload SET state = 'queued', worker = NULL WHERE id = ?", (one.id,))
-            return [one.id for one in lost]
+            change = "state = 'queued', worker = NULL, tries = max(0, tries - 1)"
+            db.execute(f"UPDATE upload SET {change} WHERE id = ? AND state = 'running'", (upload.id,))
+
+    def again(self, alive: Sequence[int]) -> None:
+        """Put uploads back whose worker is none of these: it died. Those that were begun too often are given up."""
+        for one in self.running():
+            if one.worker in alive:
+                continue
+            if one.tries >= TRIES:
+                self.end(one, "failed", f"ended whoever worked on it, {one.tries} times")
+                continue
+            with self._open(write=True) as db:
+                ask = "UPDATE upload SET state = 'queued', worker = NULL WHERE id = ? AND worker = ?"
+                db.execute(ask, (one.id, one.worker))
 
     def get(self, upload: str) -> Upload | None:
         """An upload; None where there is none."""
@@ -231,7 +246,7 @@ class Records:
     def forget(self, upload: str) -> None:
         """Its pictures are deleted; what was said of them stays."""
         with self._open(write=True) as db:
-            db.execute("UPDATE upload SET state = 'gone', title = '' WHERE id = ?", (upload,))
+            db.execute("UPDATE upload SET state = 'gone', title = '', why = '' WHERE id = ?", (upload,))
             db.execute("UPDATE picture SET name = '' WHERE upload = ?", (upload,))
             db.execute("DELETE FROM looks WHERE upload = ?", (upload,))
 

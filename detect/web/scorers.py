@@ -8,6 +8,7 @@ the process, whose pipelines stay open; larger ones, and those that ended a proc
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -16,12 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from detect.errors import ImageError, SmearError, StoppedRunError
+from detect.errors import ImageError, LedError, SmearError, StoppedRunError
 from detect.runtime.base import cores
 from detect.score.engine import OpenCrew, open_crew
 from detect.score.inline import Inline
@@ -31,10 +32,14 @@ from detect.web.records import Picture, Records, Upload
 from detect.web.settings import WebSettings
 
 _SMALL = 24  # fields that are scored within the process; more keep the other cores waiting
-_LOOK, _TELL = 0.05, 0.25  # seconds between looks for work, and between words of how far it is
+_LOOK, _TELL = 0.1, 0.25  # seconds between looks for work, and between words of how far it is
+_PAUSE = 0.5  # seconds before an upload is tried again that somebody else still has
+_GOING = 30.0  # seconds in which the parts in hand may be finished when the page ends
+_EARLY, _LONGEST = 5.0, 30.0  # a process that lives no longer could not begin; most seconds before the next try
 _WATCH = 0.5  # seconds between looks at the processes
 _SAID = 5  # pictures whose reasons are told
 _SWEEP = 60.0  # seconds between looks for what is to be deleted
+_log = logging.getLogger("smear.web")
 CALLED = "called.json"  # what slides were called, beside the run
 
 
@@ -80,32 +85,58 @@ def _unread(run: Path, pictures: Sequence[Picture]) -> str:
     return f"none of its pictures could be read: {'; '.join(said)}{more}"
 
 
-def serve(told: str) -> None:
-    """What a process does until whoever began it has gone."""
-    settings = WebSettings.model_validate_json(told)
-    leader, stopped = os.getppid(), threading.Event()
+def serve(told: str, leader: int) -> None:
+    """What a process does until the page, whose process id is given, has gone."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # so that it can be ended with all that it began
+    settings, stopped = WebSettings.model_validate_json(told), threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the page says when to stop
     signal.signal(signal.SIGTERM, lambda kind, frame: stopped.set())
+    threading.Thread(target=_follow, args=(leader,), daemon=True).start()
     records, inline = Records(settings.database, settings.queue), Inline()
-
-    def stop() -> bool:
-        return stopped.is_set() or os.getppid() != leader
-
-    while not stop():
+    while not stopped.is_set():
         upload = records.take(os.getpid())
         if upload is None:
             time.sleep(_LOOK)
             continue
         try:
-            work(settings, upload, records, inline, stop)
+            work(settings, upload, records, inline, stopped.is_set)
+        except LedError:  # by one that an earlier page left, and that is about to go
+            records.put_back(upload)
+            time.sleep(_PAUSE)
         except StoppedRunError as error:
-            if not error.asked:
-                records.end(upload.id, "failed", str(error))
-            # else it stays as it is, and is taken up again when the page is
+            if error.asked:
+                records.put_back(upload)
+            else:
+                records.end(upload, "failed", error.problem)
         except SmearError as error:
-            records.end(upload.id, "failed", str(error))
+            records.end(upload, "failed", error.problem)
         else:
-            records.end(upload.id, "done")
+            records.end(upload, "done")
+
+
+def _follow(leader: int) -> None:
+    """End this process, and those that it began, when the page has gone: nothing is lost by it."""
+    while os.getppid() == leader:
+        time.sleep(_WATCH)
+    _end(os.getpid())
+
+
+def _end(process: int) -> None:
+    """End a process and those that it began, at once."""
+    with suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(process, signal.SIGKILL)
+        else:
+            os.kill(process, signal.SIGTERM)
+
+
+@dataclass
+class _Hand:
+    """One process, and when it was begun."""
+
+    process: BaseProcess
+    begun: float
 
 
 class Scorers:
@@ -114,14 +145,16 @@ class Scorers:
     def __init__(self, settings: WebSettings, records: Records) -> None:
         self._settings, self._records = settings, records
         self._context = multiprocessing.get_context("spawn")
-        self._hands: list[BaseProcess] = []
+        self._hands: list[_Hand] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="scorers", daemon=True)
+        self._pause, self._next = 0.0, 0.0  # of one that cannot even begin: seconds between tries, and the next one
         self.restarts = 0
 
     def start(self) -> None:
         """Begin; uploads that an earlier page left half scored come first."""
-        self._records.again([])
+        for upload in self._records.running():
+            self._records.put_back(upload)
         for _ in range(self._settings.workers or cores()):
             self._hire()
         self._thread.start()
@@ -131,49 +164,55 @@ class Scorers:
         self._ended.set()
         self._thread.join(5)
         for hand in self._hands:
-            hand.terminate()
+            hand.process.terminate()
+        until = time.monotonic() + _GOING
         for hand in self._hands:
-            hand.join(10)
-            if hand.is_alive():
-                hand.kill()
-                hand.join()
+            hand.process.join(max(0.1, until - time.monotonic()))
+            if hand.process.is_alive() and hand.process.pid is not None:
+                _end(hand.process.pid)
+                hand.process.join(5)
 
     @property
     def alive(self) -> int:
         """Processes that are there."""
-        return sum(hand.is_alive() for hand in self._hands)
+        return sum(hand.process.is_alive() for hand in self._hands)
 
     def _hire(self) -> None:
         told: Any = self._settings.model_dump_json()
-        hand = self._context.Process(target=serve, args=(told,), daemon=False)
-        hand.start()
-        self._hands.append(hand)
+        process = self._context.Process(target=serve, args=(told, os.getpid()), daemon=False)
+        process.start()
+        self._hands.append(_Hand(process, time.monotonic()))
 
     def _watch(self) -> None:
         swept = 0.0
         while not self._ended.wait(_WATCH):
-            with suppress(Exception):  # a full disk, a database that is busy: the next look may do better
+            try:
                 self._look_after()
                 if time.monotonic() - swept > _SWEEP:
                     swept = time.monotonic()
                     sweep(self._settings, self._records)
+            except Exception as error:  # a full disk, a database that is busy: the next look may do better
+                _log.warning("the processes that score could not be looked after: %s", error)
 
     def _look_after(self) -> None:
-        now = time.time()
-        for upload in self._records.uploads():
-            late = upload.began is not None and now - upload.began > self._settings.patience
-            if upload.state == "running" and late:
-                for hand in self._hands:
-                    if hand.pid == upload.worker:
-                        hand.kill()
-                        hand.join(5)
-                self._records.end(upload.id, "failed", f"took longer than {self._settings.patience:g} s")
-        gone = [hand for hand in self._hands if not hand.is_alive()]
-        if gone:
-            self._hands = [hand for hand in self._hands if hand.is_alive()]
-            self._records.again([hand.pid for hand in self._hands if hand.pid is not None])
-            for _ in gone:
-                self.restarts += 1
+        pids = [hand.process.pid for hand in self._hands]
+        for upload in self._records.running():
+            late = upload.began is not None and time.time() - upload.began > self._settings.patience
+            said = f"took longer than {self._settings.patience:g} s"
+            if late and self._records.end(upload, "failed", said) and upload.worker in pids and upload.worker:
+                _end(upload.worker)
+        for hand in [hand for hand in self._hands if not hand.process.is_alive()]:
+            self._hands.remove(hand)
+            if hand.process.pid is not None:
+                _end(hand.process.pid)  # what it began, and is still there
+            early = time.monotonic() - hand.begun < _EARLY
+            self._pause = min(_LONGEST, 2 * self._pause + 1) if early else 0.0
+            self._next = time.monotonic() + self._pause
+        self._records.again([hand.process.pid for hand in self._hands if hand.process.pid is not None])
+        missing = (self._settings.workers or cores()) - len(self._hands)
+        if missing and time.monotonic() >= self._next:
+            self.restarts += missing
+            for _ in range(missing):
                 self._hire()
 
 

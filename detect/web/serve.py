@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,8 +23,16 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> N
     """
     # Requests are not logged: paths hold the ids of uploads, and a proxy's log is the place for addresses.
     config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=15
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=10,
     )
+    _more_files()
     try:
         bound = _bind(host, port)
     except OSError as error:
@@ -32,6 +41,17 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> N
     shown = f"[{host}]" if ":" in host else host
     ready(f"http://{shown}:{bound.getsockname()[1]}/")
     uvicorn.Server(config).run(sockets=[bound])
+
+
+def _more_files() -> None:
+    """As many open files as the system allows: each large picture that comes in is one."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
-import math
+import os
 import re
 import secrets
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from detect.errors import DataError, SmearError
-from detect.images import decode
+from detect.errors import ConfigError, DataError, SmearError
 from detect.score import export
 from detect.score.store import EXPORTS
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 from detect.web import intake, pictures, told
 from detect.web.reading import Scored, open_all, upload_told
-from detect.web.records import Correction, Records, Upload
+from detect.web.records import Correction, FullError, Records, Upload
 from detect.web.scorers import Scorers, delete, input_folder, run_folder
 from detect.web.settings import WebSettings
 
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
 NEAR = 8  # cells that are shown beside one
+_KEPT = 32  # assessments
 SAMPLES = 3  # drawn fields to try
 _TITLE = re.compile(r"[\x00-\x1f\x7f]")
 _COUNTS = ("WBC", "RBC", "Platelet")
 FORMS = ("csv", "coco", "geojson", "review", "corrections")
+
+
+def _claim(settings: WebSettings) -> int | None:
+    """Make the private folder, and keep it for this page alone until the process ends.
+
+    Raises:
+        ConfigError: it is somebody else's folder, or another page has it.
+    """
+    data = settings.data
+    fresh = not data.exists() or (data.is_dir() and not any(data.iterdir()))
+    if not fresh and not settings.database.is_file():
+        what = "is no data folder of the page, and not empty"
+        raise ConfigError(what, where=str(data), remedy="name a new folder with --data")
+    data.mkdir(parents=True, exist_ok=True)
+    data.chmod(0o700)
+    if fcntl is None:
+        return None
+    handle = os.open(data, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        remedy = "end it, or name another folder with --data"
+        raise ConfigError("another page has this folder", where=str(data), remedy=remedy) from None
+    return handle
 
 
 class MissingError(SmearError):
@@ -50,12 +81,14 @@ class Service:
     def __init__(self, settings: WebSettings) -> None:
         self.settings = settings
         self.opened = open_all(settings)
-        settings.data.mkdir(parents=True, exist_ok=True)
-        settings.data.chmod(0o700)
+        self._lock = _claim(settings)
         settings.uploads.mkdir(exist_ok=True)
+        shutil.rmtree(settings.scratch, ignore_errors=True)  # of exports that a crash cut short
+        settings.scratch.mkdir()
         self.records = Records(settings.database, settings.queue)
         self.records.create()
         self.scorers = Scorers(settings, self.records)
+        self._assessed: dict[tuple[str, int], told.Assessment] = {}
         self._typist = pictures.Typist(self.opened[0])
 
     def add(self, sent: Sequence[tuple[str, BinaryIO]], title: str = "") -> Upload:
@@ -106,10 +139,11 @@ class Service:
 
     def field(self, scored: Scored, number: int) -> told.FieldTold:
         """One field; MissingError where there is none."""
-        found = next((f for f in scored.fields if f.number == number), None)
-        if found is None:
-            raise MissingError(f"no field {number}", remedy=f"they are numbered from 1 to {len(scored.fields)}")
-        return found
+        try:
+            return scored.field(number)
+        except KeyError:
+            remedy = f"they are numbered from 1 to {len(scored.fields)}"
+            raise MissingError(f"no field {number}", remedy=remedy) from None
 
     def cell(self, scored: Scored, number: int, cell: int) -> told.CellTold:
         """One cell; MissingError where there is none."""
@@ -118,6 +152,15 @@ class Service:
         if found is None:
             raise MissingError(f"no cell {cell} in field {number}", remedy="ask for the cells of the field")
         return found
+
+    def assessment(self, scored: Scored) -> told.Assessment:
+        """What a slide comes to; kept until somebody says another word of it."""
+        key = scored.upload.id, scored.words
+        if key not in self._assessed:
+            if len(self._assessed) >= _KEPT:
+                self._assessed.pop(next(iter(self._assessed)), None)
+            self._assessed[key] = scored.assessment()
+        return self._assessed[key]
 
     def delete(self, upload: str) -> None:
         """Delete an upload at once; EarlyError where somebody works on it."""
@@ -143,6 +186,9 @@ class Service:
         if number is not None and cell is not None:
             about = self.cell(scored, number, cell)
             box = about.box
+            if said.what == "type" and about.repeated:
+                remedy = "name it in the other field, which counts it"
+                raise DataError("this cell is counted in another field, which shows it too", remedy=remedy)
             if said.what == "type":
                 machine, value = about.type or about.label, _type(value)
             elif said.what in about.attributes:
@@ -158,9 +204,10 @@ class Service:
         kept = Correction(number, cell, said.what, machine, value, who, now, digest, box)
         self.records.correct(upload, kept)
         if number is not None and cell is not None and said.what == "type":
-            looks = self._typist.looks(scored, self.cell(scored, number, cell))
-            if looks is not None:
-                self.records.named(upload, number, cell, value, looks)
+            with suppress(SmearError, FullError):  # it is kept already; others are found without it
+                looks = self._typist.looks(scored, self.cell(scored, number, cell))
+                if looks is not None:
+                    self.records.named(upload, number, cell, value, looks)
         return kept
 
     def near(self, scored: Scored, cell: told.CellTold, most: int = NEAR) -> list[told.Near]:
@@ -185,27 +232,27 @@ class Service:
         """What was found, as a file, with what people said of it; the file is there within the context.
 
         Args:
-            form: csv, coco, geojson (a zip, a file a field); review (a zip of the pictures and COCO, which
-                `smear review open` takes); corrections (JSON lines, all that was ever said).
+            form: csv, coco, geojson (a zip, a file a field); review (a zip of the pictures that were read and COCO,
+                which `smear review open` takes); corrections (JSON lines, all that was ever said).
         """
         scored = self.scored(upload)
-        with tempfile.TemporaryDirectory(dir=self.settings.data) as name:
+        with tempfile.TemporaryDirectory(dir=self.settings.scratch) as name:
             home = Path(name)
             run = run_folder(self.settings, upload, 0)
             if form == "csv":
                 export.to_csv(run, home / EXPORTS["csv"])
-                yield _renamed_csv(home / EXPORTS["csv"], scored)
+                yield _csv(home / EXPORTS["csv"], scored)
             elif form == "coco":
                 yield _coco(run, home, scored)
             elif form == "geojson":
                 export.to_geojson(run, home / "geojson")
-                yield _zipped(home / "geojson.zip", {p.name: p for p in sorted((home / "geojson").iterdir())})
+                yield _zipped(home / "geojson.zip", _geojson(home / "geojson", scored))
             elif form == "review":
-                files = {f"images/{_shown(scored, n)}": home / f"{n}.png" for n in scored.pictures}
-                for number, path in zip(scored.pictures, files.values(), strict=True):
-                    path.write_bytes(pictures.png(decode.read(scored.path(scored.pictures[number]))))
-                coco = _coco(run, home, scored)
-                yield _zipped(home / "review.zip", {"annotations.json": coco, **files})
+                files = {}
+                for number in (f.number for f in scored.fields if f.status == "ok"):
+                    path = files[f"images/{_shown(scored, number)}"] = home / f"{number}.png"
+                    path.write_bytes(pictures.png(pictures.field(scored, number, pictures.WHOLE)))
+                yield _zipped(home / "review.zip", {"annotations.json": _coco(run, home, scored), **files})
             else:
                 yield _corrections(home / "corrections.jsonl", self.records, upload)
 
@@ -220,14 +267,15 @@ def _type(value: str) -> str:
 
 
 def _number(what: str, value: str) -> str:
-    """A number as text; DataError where it is none."""
-    try:
-        found = float(value.replace(",", "."))
-    except ValueError:
-        found = math.nan
-    if not math.isfinite(found) or found < 0:
-        raise DataError(f"'{value[:40]}' is no number of {what}", where="value", remedy="give a number, 0 or more")
-    return f"{found:.6g}"
+    """A number as it was written, with a point; DataError where it is none, or could be two."""
+    whole = what in _COUNTS
+    if not re.fullmatch(r"[0-9]{1,9}" if whole else r"[0-9]{1,9}([.,][0-9]{1,9})?", value):
+        remedy = "give a whole number" if whole else "give a number such as 12.5"
+        raise DataError(f"'{value[:40]}' is no number of {what}", where="value", remedy=remedy)
+    if re.fullmatch(r"[0-9]{1,3},[0-9]{3}", value):
+        remedy = "write it with a point, or without a mark for thousands"
+        raise DataError(f"'{value}' may be a thousand times another", where="value", remedy=remedy)
+    return value.replace(",", ".")
 
 
 def _unknown(what: str, place: str, known: Sequence[str]) -> DataError:
@@ -242,7 +290,7 @@ def _values(scored: Scored, number: int | None) -> Mapping[str, str]:
         counts = {"WBC": slide.white} | {name: beside.get(name, 0) for name in _COUNTS[1:]}
         scale = {"scale": "" if slide.scale is None else f"{slide.scale:.1f}"}
         return {name: str(n) for name, n in counts.items()} | scale
-    field = next(f for f in scored.fields if f.number == number)
+    field = scored.field(number)
     told_of = {name: str(field.counts.get(name, 0)) for name in _COUNTS}
     told_of |= {"scale": "" if field.scale is None else f"{field.scale:.1f}"}
     return told_of | {name: f"{value:g}" for name, value in field.quality.items()}
@@ -280,22 +328,43 @@ def _coco(run: Path, home: Path, scored: Scored) -> Path:
     return path
 
 
-def _renamed_csv(path: Path, scored: Scored) -> Path:
-    """The run's CSV with the names of pictures as they came, and a column with the word of a person."""
-    import csv
-
+def _csv(path: Path, scored: Scored) -> Path:
+    """The run's CSV with the names of pictures as they came, and columns with the words of people."""
     numbers = {p.file: n for n, p in scored.pictures.items()}
     out = path.with_name("cells-corrected.csv")
+    more = ("picture", "sha256", "corrected_type", "corrected_attributes", "by", "at")
     with path.open(newline="", encoding="utf-8") as source, out.open("w", newline="", encoding="utf-8") as target:
         rows = csv.DictReader(source)
-        writer = csv.DictWriter(target, [*(rows.fieldnames or ()), "corrected_type", "by", "at"], lineterminator="\n")
+        writer = csv.DictWriter(target, [*(rows.fieldnames or ()), *more], lineterminator="\n", restval="")
         writer.writeheader()
         for row in rows:
-            number = numbers[row["field"]]
-            said = scored.said.get((number, int(row["cell"])), {}).get("type")
-            row["field"] = _plain(scored.pictures[number].name)
-            row |= {"corrected_type": said.value if said else "", "by": _plain(said.who) if said else ""}
-            writer.writerow(row | {"at": said.at if said else ""})
+            picture = scored.pictures[numbers[row["field"]]]
+            said = scored.said.get((picture.number, int(row["cell"])), {})
+            kind, others = said.get("type"), [w for what, w in said.items() if what != "type"]
+            row |= {"field": _plain(picture.name), "picture": str(picture.number), "sha256": picture.sha256}
+            row["corrected_attributes"] = "; ".join(f"{w.what}={w.value} by {_plain(w.who)}" for w in others)
+            if kind is not None:
+                row |= {"corrected_type": kind.value, "by": _plain(kind.who), "at": kind.at}
+            writer.writerow(row)
+    return out
+
+
+def _geojson(folder: Path, scored: Scored) -> dict[str, Path]:
+    """The run's GeoJSON by the names of pictures, cells that a person named by that name."""
+    names = {p.file.replace("/", "__"): n for n, p in scored.pictures.items()}
+    out = {}
+    for path in sorted(folder.iterdir()):
+        number = names[path.name.removesuffix(".geojson")]
+        found = json.loads(path.read_text("utf-8"))
+        for feature in found["features"]:
+            about = feature["properties"]
+            cell = int(about["name"].rpartition("#")[2])
+            about["name"] = f"{scored.pictures[number].name}#{cell}"
+            said = scored.said.get((number, cell), {}).get("type")
+            if said is not None:
+                about["classification"]["name"] = said.value
+        path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
+        out[f"{_shown(scored, number).removesuffix('.png')}.geojson"] = path
     return out
 
 

@@ -50,6 +50,11 @@ class WebSettings(Settings):
         return self.data / "uploads"
 
     @property
+    def scratch(self) -> Path:
+        """What is in the making, and goes with the page."""
+        return self.data / "scratch"
+
+    @property
     def database(self) -> Path:
         """What is kept of them."""
         return self.data / "smear-web.sqlite"

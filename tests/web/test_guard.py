@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.command import smear
 from tests.web.conftest import Page, served
 
 
@@ -99,3 +100,31 @@ def test_what_is_kept_is_nobody_elses(page: Page) -> None:
     assert page.data.stat().st_mode & 0o077 == 0
     assert (page.data / "smear-web.sqlite").stat().st_mode & 0o077 == 0
     assert (page.data / "secret").stat().st_mode & 0o077 == 0
+
+
+def test_a_second_page_on_one_folder_is_refused(page: Page) -> None:
+    answer = smear("web", "--port", "0", "--data", page.data)
+    assert answer.code == 2
+    assert "another page has this folder" in answer.err
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    before = tmp_path.stat().st_mode
+    answer = smear("web", "--port", "0", "--data", tmp_path)
+    assert answer.code == 2
+    assert "no data folder" in answer.err
+    assert tmp_path.stat().st_mode == before
+
+
+@pytest.mark.parametrize("name", ["[", "a:b:c", ""])
+def test_a_host_that_is_none_is_refused(page: Page, name: str) -> None:
+    with page.client() as client:
+        assert client.get("/", headers={"Host": name}).status_code in (400, 421)
+
+
+def test_little_is_taken_where_nothing_is_uploaded(page: Page, upload: str) -> None:
+    with page.client() as client:
+        for place in ("/login", f"/api/uploads/{upload}/corrections"):
+            answer = client.post(place, content=bytes(2 << 20), headers={"Content-Type": "application/json"})
+            assert answer.status_code == 413

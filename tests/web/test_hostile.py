@@ -120,6 +120,7 @@ def hostile() -> Iterator[tuple[str, dict[str, bytes], str]]:
     yield "a program in a zip", {"s.zip": packed({"a.exe": b"MZ" + bytes(300)})}, "not an image"
     yield "a large zip bomb", {"s.zip": packed({"a.bmp": bytes(30_000_000)})}, "MiB"
     yield "a zip bomb", {"s.zip": packed({"a.bmp": bytes(15_000_000)})}, "far more than it is"
+    yield "a zip of empty folders", {"s.zip": packed({f"{i}/": b"" for i in range(9000)})}, "limit"
     yield "a zip of many", {"s.zip": packed({f"{i}.jpg": b"x" for i in range(900)})}, "limit"
     yield "a zip that lies of its size", {"s.zip": lying(100)}, ""
     yield "a zip whose files overlap", {"s.zip": overlapping()}, "over each other"

@@ -113,6 +113,9 @@ def test_a_correction_stands_beside_what_the_machine_said(page: Page, fields: di
         ("N:C ratio of doom", "1", "eve", "has no"),
         ("type", "Monocyte", "  ", "nobody"),
         ("area px2", "-1", "eve", ""),
+        ("N:C", "1,234", "eve", "thousand"),
+        ("N:C", "1e5", "eve", "no number"),
+        ("N:C", "1_0", "eve", "no number"),
     ],
 )
 def test_a_word_that_means_nothing_is_refused(
@@ -162,11 +165,15 @@ def test_exports_hold_what_people_said_and_open_for_review(
     assert [i["original_name"] for i in coco["images"]] == sorted(fields)
     lines = got["csv"].text.splitlines()
     assert len(lines) == 1 + len(coco["annotations"])
-    assert sum(f",{other},eve," in line for line in lines) == 1
+    assert sum(f",{other},,eve," in line for line in lines) == 1
     told = [json.loads(line) for line in got["corrections"].text.splitlines()]
     assert [(t["what"], t["value"], t["who"]) for t in told] == [("type", other, "eve")]
     with zipfile.ZipFile(io.BytesIO(got["geojson"].content)) as packed:
-        assert sum(len(json.loads(packed.read(n))["features"]) for n in packed.namelist()) == len(coco["annotations"])
+        features = [f for n in packed.namelist() for f in json.loads(packed.read(n))["features"]]
+    assert len(features) == len(coco["annotations"])
+    kinds = Counter(f["properties"]["classification"]["name"] for f in features)
+    assert kinds[other] == 1 + sum(c["type"] == other for c in page.get(f"/uploads/{mine}/cells"))
+    assert all(f["properties"]["name"].partition("#")[0] in fields for f in features)
     with zipfile.ZipFile(io.BytesIO(got["review"].content)) as packed:
         packed.extractall(tmp_path / "review")
     review, yolo = tmp_path / "review", tmp_path / "yolo"
@@ -174,6 +181,25 @@ def test_exports_hold_what_people_said_and_open_for_review(
     assert answer.code == 0, answer.out + answer.err
     lines = [line for p in yolo.rglob("*.txt") for line in p.read_text().splitlines() if "labels" in p.as_posix()]
     assert len(lines) == len(coco["annotations"])
+
+
+def test_pictures_of_one_name_and_one_that_is_unread_are_told_apart(page: Page, fields: dict[str, bytes]) -> None:
+    first, second, *_ = fields.values()
+    sent = [("files", ("image.jpg", data)) for data in (first, second, first, encoded_files()["zeroed.jpg"][0])]
+    with page.client() as client:
+        told = page.wait(client.post("/api/uploads", files=sent).json()["id"])
+        found = page.get(f"/uploads/{told['id']}/fields")
+        assert [f["status"] for f in found] == ["ok", "ok", "skipped", "failed"]
+        assert found[2]["reason"] == "the same picture as image.jpg"
+        lines = client.get(f"/api/uploads/{told['id']}/export/csv").text.splitlines()
+        packed = client.get(f"/api/uploads/{told['id']}/export/review")
+        unread = client.get(f"/api/uploads/{told['id']}/fields/4/picture.jpg")
+    at = lines[0].split(",").index("picture") - len(lines[0].split(","))
+    assert {line.split(",")[at] for line in lines[1:]} == {"1", "2"}
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as review:
+        assert len([n for n in review.namelist() if n.startswith("images/")]) == 2
+    assert unread.status_code == 422
+    assert unread.json()["where"] == "image.jpg"
 
 
 def test_what_is_deleted_is_gone_and_what_was_said_is_not(page: Page, fields: dict[str, bytes]) -> None:

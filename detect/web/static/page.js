@@ -80,7 +80,7 @@
   }
   viewer.addEventListener("wheel", e => { e.preventDefault(); zoom(e.deltaY > 0 ? 1.2 : 1 / 1.2, ...place(e)); }, { passive: false });
   const keys = { "+": acts.in, "=": acts.in, "-": acts.out, "0": fit, ArrowLeft: () => move(-0.15, 0), ArrowRight: () => move(0.15, 0), ArrowUp: () => move(0, -0.15), ArrowDown: () => move(0, 0.15) };
-  viewer.addEventListener("keydown", e => { if (keys[e.key]) { e.preventDefault(); keys[e.key](); } });
+  viewer.addEventListener("keydown", e => { moved = 0; if (keys[e.key]) { e.preventDefault(); keys[e.key](); } });
   const held = new Map();
   let moved = 0;
   viewer.addEventListener("pointerdown", e => { held.set(e.pointerId, [e.clientX, e.clientY]); moved = 0; });
