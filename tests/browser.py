@@ -21,7 +21,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 class Browser:
     """One page. Use as a context manager."""
 
-    def __init__(self, width: int = 1600, height: int = 1000) -> None:
+    def __init__(self, width: int = 1600, height: int = 1000, *, reach: str = "127.0.0.1") -> None:
         assert CHROMIUM is not None
         self._profile = tempfile.mkdtemp()
         to_child, self._out = os.pipe()
@@ -42,8 +42,8 @@ class Browser:
             "--hide-scrollbars",
         ]
         flags += ["--disable-dev-shm-usage", "--remote-debugging-pipe", f"--user-data-dir={self._profile}"]
-        # Other hosts fail at once instead of after a while: nothing but loopback can be reached from a test.
-        flags += [f"--window-size={width},{height}", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        # Other hosts than the one to reach fail at once instead of after a while.
+        flags += [f"--window-size={width},{height}", f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {reach}"]
         self._process = subprocess.Popen(
             [CHROMIUM, *flags, "about:blank"],
             preexec_fn=hand_over,
