@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sqlite3
 import time
 import zipfile
@@ -15,8 +16,10 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image as PilImage
 
+from detect.bundles.folder import open_bundle
 from tests.cli.command import inside, smear
 from tests.data import encoded_files
 from tests.pictures import smear as plain_field
@@ -307,9 +310,13 @@ def test_samples_are_drawn_and_scored(page: Page) -> None:
 
 
 def test_two_pipelines_stand_side_by_side(fields: dict[str, bytes], tmp_path: Path) -> None:
+    shutil.copytree(open_bundle("cells-yolov8n", "detector").path, tmp_path / "drawn")
+    card = tmp_path / "drawn" / "bundle.yaml"
+    told_of = yaml.safe_load(card.read_text()) | {"name": "drawn-only", "trained_on": "synthetic"}
+    card.write_text(yaml.safe_dump(told_of, sort_keys=False))
     other = tmp_path / "other.yaml"
     other.write_text(
-        "title: Another detector\ntaxonomy: 1\ndetector: cells-yolov8n\n"
+        "title: Another detector\ntaxonomy: 1\ndetector: ./drawn\nsynthetic: true\nfab: true\n"
         "nodes: [{ask: [WBC], bundle: wbc-types-small}]\n"
     )
     with served(tmp_path / "data", "--workers", 1, "--pipeline", "page", "--pipeline", other) as page:
@@ -321,7 +328,7 @@ def test_two_pipelines_stand_side_by_side(fields: dict[str, bytes], tmp_path: Pa
     assert [(m["pipeline"], m["name"]) for m in found["models"]] == [
         (0, "cells-robust"),
         (0, "wbc-types-small"),
-        (1, "cells-yolov8n"),
+        (1, "drawn-only"),
         (1, "wbc-types-small"),
     ]
     agreed = found["agreement"][0]
@@ -329,6 +336,11 @@ def test_two_pipelines_stand_side_by_side(fields: dict[str, bytes], tmp_path: Pa
     assert agreed["both"] + agreed["only_one"] == sum(line["count"] for line in found["differential"])
     assert 0 < agreed["same"] <= agreed["both"]
     assert "Another detector" in shown
+    assert found["synthetic"] == ["drawn-only"]
+    assert '<p class="bad"><b>Trained on drawn cells only: drawn-only.</b>' in shown
+    assert [(c["pipeline"], c["question"], c["trained_on"]) for c in found["called"]] == [(1, "FAB", "synthetic")]
+    assert "FAB type: not called" in shown
+    assert "from models trained on drawn cells only" in shown
 
 
 def test_outlines_of_cells_are_drawn_where_there_are_any(fields: dict[str, bytes], tmp_path: Path) -> None:
