@@ -15,9 +15,10 @@ from detect.classify.bundled import BundleClassifier
 from detect.classify.crops import crop
 from detect.errors import ImageError
 from detect.images import decode
+from detect.pipeline.route import names_of
 from detect.pipeline.run import Opened
 from detect.runtime.base import EngineSettings
-from detect.types import Image
+from detect.types import CellCrop, Image
 from detect.web.reading import Scored
 from detect.web.records import FullError
 from detect.web.told import CellTold
@@ -85,15 +86,15 @@ class Typist:
         self._opened, self._lock, self._seats = opened, threading.Lock(), threading.Semaphore(_SEATS)
         self._models: dict[str, BundleClassifier] = {}
 
-    def _model(self, told: CellTold) -> BundleClassifier | None:
-        """The one that named a cell: the last whose types hold its name, else the first that is asked of its kind."""
+    def _asked(self, scored: Scored, told: CellTold) -> tuple[BundleClassifier, CellCrop] | None:
+        """Who named a cell, and the crop as it wants it: the last whose types hold its name; None where none did."""
         for node in reversed(self._opened.nodes):
-            names = node.bundle.card.classes
-            if any(name in told.probabilities for name in names):
+            if any(name in told.probabilities for name in names_of(node.bundle)):
                 key = node.bundle.card.name
                 if key not in self._models:
                     self._models[key] = BundleClassifier(node.bundle, EngineSettings(), error=self._opened.error)
-                return self._models[key]
+                model = self._models[key]
+                return model, model.cut(model.ready(_pixels(scored, told.field)), told.box)
         return None
 
     @contextmanager
@@ -111,11 +112,10 @@ class Typist:
         """Where the classifier looks for its likeliest type, drawn over the crop, and that type's name; None where no
         classifier was asked of the cell."""
         with self._turn():
-            model = self._model(told)
-            if model is None:
+            asked = self._asked(scored, told)
+            if asked is None:
                 return None
-            pixels = _pixels(scored, told.field)
-            cut = model.cut(model.ready(pixels), told.box)
+            model, cut = asked
             answer = int(model.predict([cut])[0].argmax())
             found = heat.occlusion(model, cut, answer)
         return _sized(heat.over(cut.pixels, found)), model.classes.names[answer]
@@ -124,11 +124,10 @@ class Typist:
         """What tells a cell from others, as numbers of about one size: what the classifier makes of it before it
         decides, and its colours."""
         with self._turn():
-            model = self._model(told)
-            if model is None:
+            asked = self._asked(scored, told)
+            if asked is None:
                 return None
-            pixels = _pixels(scored, told.field)
-            cut = model.cut(model.ready(pixels), told.box)
+            model, cut = asked
             scores = model.told([cut])[0][0]
         lab = cv2.cvtColor(cut.pixels, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
         return np.concatenate([scores - scores.mean(), lab.mean(axis=0) / 20, lab.std(axis=0) / 20]).astype(np.float32)
