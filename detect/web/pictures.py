@@ -18,6 +18,7 @@ from detect.images import decode
 from detect.pipeline.route import names_of
 from detect.pipeline.run import Opened
 from detect.runtime.base import EngineSettings
+from detect.score.store import rle_of
 from detect.types import CellCrop, Image
 from detect.web.reading import Scored
 from detect.web.records import FullError
@@ -93,8 +94,8 @@ class Typist:
                 key = node.bundle.card.name
                 if key not in self._models:
                     self._models[key] = BundleClassifier(node.bundle, EngineSettings(), error=self._opened.error)
-                model = self._models[key]
-                return model, model.cut(model.ready(_pixels(scored, told.field)), told.box)
+                model, outline = self._models[key], None if told.mask is None else rle_of(told.mask)
+                return model, model.cut(model.ready(_pixels(scored, told.field)), told.box, outline)
         return None
 
     @contextmanager
