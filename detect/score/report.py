@@ -35,11 +35,7 @@ from detect.score.store import CAPPED, Store, write_bytes
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 from detect.types import Field, Image
 
-_CROP, _MARGIN, _OVERLAY = (
-    104,
-    0.25,
-    900,
-)  # pixels of a crop, context around it, pixels of an overlay's longer side
+_CROP, _MARGIN, _OVERLAY = 104, 0.25, 900  # pixels of a crop, context around it, pixels of an overlay's longer side
 _QUALITY = 82
 _ONE_PAGE = 8  # slides that share the first page; of more, each has its own
 _LISTED = 1000  # fields that were not read, on the first page

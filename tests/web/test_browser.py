@@ -165,7 +165,7 @@ def test_forms_work_from_another_machine(tmp_path: Path) -> None:
         browser.click_on("document.querySelector('button')")
         browser.wait("location.pathname === '/' && document.getElementById('upload') !== null")
         browser.click_on("[...document.querySelectorAll('button')].find(b => b.textContent.includes('drawn'))")
-        browser.wait("location.pathname.startsWith('/uploads/')")
+        assert browser.wait("location.pathname.startsWith('/uploads/') && location.pathname").count("/") == 2
 
 
 def test_dropped_files_and_refusals_are_told(page: Page, fields: dict[str, bytes]) -> None:
