@@ -7,6 +7,8 @@
 PYTHON ?= python3
 SLIDES ?=
 PORT ?= 8080
+# Processes that run tests: a core for each.
+WORKERS ?= 2
 OUT ?=
 PIP_FLAGS = --quiet --disable-pip-version-check --no-input
 
@@ -28,7 +30,7 @@ web: .venv-core/web
 test: lint types imports tests minimal
 
 test-long: .venv/installed .venv-core/installed
-	.venv/bin/python -m pytest -m long
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m long -n $(WORKERS) --dist loadfile
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -41,7 +43,7 @@ imports: .venv/installed
 	.venv/bin/lint-imports
 
 tests: .venv/installed
-	.venv/bin/python -m pytest -m "not long"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile
 
 # The core alone, with no torch near it, must score a field.
 minimal: .venv-core/installed

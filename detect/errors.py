@@ -56,6 +56,10 @@ class StoreError(SmearError):
     """An output folder cannot be written to as asked."""
 
 
+class UnreachableError(StoreError):
+    """What lies at a URL cannot be reached now."""
+
+
 class LedError(StoreError):
     """Another process leads the run."""
 

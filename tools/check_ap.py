@@ -64,12 +64,12 @@ def theirs(bundle: str, data: str, part: str, folder: Path) -> dict[str, float]:
     """What ultralytics' validator says of the same weights on the same pictures."""
     from ultralytics.models.yolo.detect import DetectionValidator
 
-    from detect.detectors import ultralytics as family
+    from detect.detectors import ultralytics_models as family
 
     opened, card = open_bundle(bundle, "detector"), load_card(data)
     dataset, *_ = split_parts(card, card.split, None, Tally(), part)
     built = Architecture(**opened.card.architecture)
-    model = family._build(built, opened.weights).eval()
+    model = family.build(built, opened.weights).eval()
     path = yolo.write(dataset, folder / "set", {"train": dataset.fields[:1], "val": dataset.fields})
     settings = opened.detector
     asked = {"data": str(path), "imgsz": settings.image_size, "max_det": settings.max_detections}

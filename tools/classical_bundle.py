@@ -13,7 +13,7 @@ from detect.detectors.classical import CLASSES, ClassicalDetector
 from detect.detectors.classical_cells import ClassicalSettings
 from detect.detectors.measure import predict_all
 from detect.detectors.train import split_parts
-from detect.evaluate.thresholds import best_f1
+from detect.evaluate.thresholds import CHOICE, best_f1
 from detect.formats.tally import Tally
 
 
@@ -44,7 +44,7 @@ def main() -> None:
             image_size=640,  # not used: cells are measured first, and the field is looked at in their scale
             masks=True,
             thresholds=thresholds,
-            threshold_choice=f"highest F1 at IoU 0.5 on part dev of txl-pbc-release ({len(dev)} fields), per class",
+            threshold_choice=f"{CHOICE} on part dev of txl-pbc-release ({len(dev)} fields), per class",
             nms_iou=settings.nms_iou,
             max_detections=settings.max_detections,
         ),

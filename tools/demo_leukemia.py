@@ -150,7 +150,7 @@ def main() -> None:
     options.add_argument("--slides", type=int, default=84)
     options.add_argument("--epochs", type=int, default=40)
     options.add_argument("--test", type=int, default=60)
-    options.add_argument("--detector", default="cells-yolov8n")
+    options.add_argument("--detector", default="cells-robust")
     options.add_argument("--segmenter", default=None)
     asked = options.parse_args()
     out = asked.out.absolute()

@@ -16,6 +16,7 @@ MEMBERS = "members"  # below it lie the bundles that a bundle of several is made
 
 TrainedOn = Literal["real", "synthetic", "real and synthetic"]
 
+LEAST_WHITE = 100  # no slide is given a name with fewer white cells counted (annotations/GUIDE.md, section 4)
 MOST_LOST = 0.5  # points of mAP50-95; arithmetic that loses as much is not offered
 
 
@@ -165,14 +166,19 @@ class SlideGraph(Settings):
     Attributes:
         inputs: of each cell the probabilities of these names, in this order; 0 for a name that was not asked for.
         asks: bundles whose answers it learnt from; a pipeline that asks others may not use it.
-        min_cells: with fewer white cells a slide gets no name.
+        detector: that found the cells. error_rate: of the pipeline that asked. models: of all of these, by name, the
+            SHA-256 of the model; a pipeline in which one of them is another may not use it.
+        min_cells: with fewer white cells a slide gets no name; never under LEAST_WHITE.
         temperature: the graph's scores are divided by this before the softmax; fitted on dev.
         calibration: which patterns a slide may show, at any share of errors.
     """
 
     inputs: tuple[str, ...]
     asks: tuple[str, ...]
-    min_cells: int = Key(100, ge=1)
+    detector: str
+    error_rate: float = Key(gt=0, lt=1)
+    models: dict[str, str]
+    min_cells: int = Key(LEAST_WHITE, ge=LEAST_WHITE)
     temperature: float = Key(1.0, gt=0)
     calibration: Calibration
 

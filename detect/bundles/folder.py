@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ from detect import assets
 from detect.bundles.card import CARD, GRAPH, GRAPH_INT8, MEMBERS, WEIGHTS, Card, DetectorGraph, Metric, PrecisionCheck
 from detect.config import dump, load
 from detect.errors import BundleError
+from detect.taxonomy import taxonomy
 
 P = TypeVar("P", bound=str)
 
@@ -29,6 +31,45 @@ class Bundle:
     card: Card
     path: Path
     hash: str
+
+    @property
+    def model(self) -> str:
+        """SHA-256 of what answers: graph or weights, and all that the card says of how they are asked and heard.
+
+        Other than `hash` it stays the same where figures or words are written to the card.
+        """
+        card = self.card.model_dump(mode="json")
+        told = {k: card[k] for k in ("classes", "detector", "classifier", "segmenter", "slide", "architecture")}
+        members = [open_bundle((self.path / name).parent).model for name in beside(self.card)]
+        members += [open_bundle(p.parent).model for p in sorted(self.path.glob(f"{MEMBERS}/*/{CARD}"))]
+        kept = [self.card.files.get(name) for name in (GRAPH, WEIGHTS)]
+        return hashlib.sha256(json.dumps([told, kept, members], sort_keys=True).encode()).hexdigest()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The card's classes, in its order, by our names; one that is no label of ours keeps its own."""
+        return tuple(taxonomy().resolve(name) or name for name in self.card.classes)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Of a detector, least score per class, by our names."""
+        return {name: self.detector.thresholds[c] for name, c in zip(self.names, self.card.classes, strict=True)}
+
+    def check_names(self) -> None:
+        """BundleError where the names of its classes cannot be trusted to mean what ours do."""
+        names, own, ours = self.names, self.card.taxonomy, taxonomy().version
+        twice = next((n for n in names if names.count(n) > 1), None)
+        if twice is not None:
+            both = [c for c, n in zip(self.card.classes, names, strict=True) if n == twice]
+            what = f"its classes {' and '.join(both)} are both '{twice}' here"
+            raise BundleError(what, where=str(self.path), remedy="train it with one name for each type")
+        if own > ours:
+            what = f"its classes are of version {own} of the taxonomy, ours are of {ours}"
+            raise BundleError(what, where=str(self.path), remedy="use the smear-detect that made it, or a newer one")
+        strange = next((n for n in names if n not in taxonomy()), None)
+        if own < ours and strange is not None:
+            what = f"its classes are of version {own} of the taxonomy, and '{strange}' is no label of ours, {ours}"
+            raise BundleError(what, where=str(self.path), remedy="export it again from its run")
 
     @property
     def detector(self) -> DetectorGraph:
@@ -81,7 +122,13 @@ class Bundle:
 
     @property
     def weights(self) -> Path:
-        """The weights for the training framework."""
+        """The weights for the training framework; BundleError where only the graph is in the bundle."""
+        if WEIGHTS not in self.card.files:
+            raise BundleError(
+                "no weights, only the graph",
+                where=str(self.path),
+                remedy="run it with --runtime onnxruntime or openvino; to train on, take a bundle with weights",
+            )
         return self.path / WEIGHTS
 
 
@@ -104,9 +151,17 @@ def open_bundle(given: str | Path, task: str | None = None) -> Bundle:
     return Bundle(card, path, sha256(path / CARD))
 
 
+def beside(card: Card) -> tuple[str, ...]:
+    """The cards of members that lie beside a bundle of several and not in it, as seen from its folder."""
+    config = card.architecture.get("config")
+    if not isinstance(config, Mapping) or not config.get("beside"):
+        return ()
+    return tuple(f"../{name}/{CARD}" for name in config["members"])
+
+
 def check_hashes(card: Card, path: Path, *, but: str | None = None) -> None:
     """BundleError where a file is missing or altered, but for one that was just made anew."""
-    if card.training is not None and WEIGHTS not in card.files:
+    if card.training is not None and not {WEIGHTS, GRAPH} & set(card.files):
         raise BundleError(f"the card gives no hash for {WEIGHTS}", where=str(path / CARD), remedy="export it again")
     for name in _OWN:
         if name != but and name not in card.files and (path / name).exists():
@@ -114,6 +169,9 @@ def check_hashes(card: Card, path: Path, *, but: str | None = None) -> None:
     for member in path.glob(f"{MEMBERS}/*/{CARD}"):
         if member.relative_to(path).as_posix() not in card.files:
             raise BundleError(f"the card gives no hash for {member.relative_to(path)}", where=str(path / CARD))
+    for name in beside(card):
+        if name not in card.files:
+            raise BundleError(f"the card gives no hash for {name}", where=str(path / CARD), remedy="fuse them again")
     for name, expected in card.files.items():
         file = path / name
         if name == but:
@@ -135,6 +193,7 @@ def write_card(card: Card, path: Path) -> Card:
     files = {p.name: sha256(p) for p in sorted(path.iterdir()) if p.name in _OWN}
     # A member's card vouches for its own files, and is checked when the member is opened.
     files |= {p.relative_to(path).as_posix(): sha256(p) for p in sorted(path.glob(f"{MEMBERS}/*/{CARD}"))}
+    files |= {name: sha256(path / name) for name in beside(card)}
     card = card.model_copy(update={"files": files})
     partial = path / f"{CARD}.partial"
     partial.write_text(dump(card), "utf-8")

@@ -39,8 +39,26 @@ class Scaled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, features) to (n, kept)."""
-        scaled = (x - self.mean) / self.spread
+        scaled = self.limited((x - self.mean) / self.spread)
         return scaled if self.turn is None else scaled @ self.turn
+
+    def limited(self, x: torch.Tensor) -> torch.Tensor:
+        """As they are."""
+        return x
+
+
+class Kind(Scaled):
+    """One kind of features, none more than 8 spreads away.
+
+    What hardly varies among the cells learnt from can lie a thousand spreads away in another lab's, and would decide
+    alone.
+    """
+
+    FAR = 8.0
+
+    def limited(self, x: torch.Tensor) -> torch.Tensor:
+        """No farther than that."""
+        return x.clamp(-self.FAR, self.FAR)
 
 
 class Hybrid(nn.Module):
@@ -56,7 +74,7 @@ class Hybrid(nn.Module):
         self,
         bodies: Sequence[Classifier],
         kinds: Sequence[int],
-        steps: Sequence[Scaled],
+        steps: Sequence[Kind],
         choice: Scaled,
         head: nn.Module,
     ) -> None:
@@ -213,7 +231,7 @@ def _from(about: Description, tensors: Mapping[str, torch.Tensor], where: str) -
         return Ensemble(members, str(about["rule"]), tensors["temperatures"], tensors["weights"])
     if about["kind"] == "hybrid":
         bodies = [_network(b, _below(tensors, f"bodies.{i}."), where) for i, b in enumerate(about["bodies"])]
-        steps = [Scaled(**_below(tensors, f"steps.{i}.")) for i in range(len(about["kinds"]))]
+        steps = [Kind(**_below(tensors, f"steps.{i}.")) for i in range(len(about["kinds"]))]
         choice = Scaled(**_below(tensors, "choice."))
         return Hybrid(
             bodies, about["kinds"], steps, choice, heads.rebuild(str(about["head"]), _below(tensors, "head."))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field as Key
 
-from detect.bundles.card import TrainedOn
+from detect.bundles.card import LEAST_WHITE, TrainedOn
 from detect.config import Settings
 
 Bag = NDArray[np.float32]  # (cells, inputs)
@@ -35,8 +35,19 @@ class SlideSettings(Settings):
     dropout: float = Key(0.2, ge=0, lt=1)
     least: int = Key(60, ge=1)
     folds: int = Key(5, ge=2)
-    min_cells: int = Key(100, ge=1)
+    min_cells: int = Key(LEAST_WHITE, ge=LEAST_WHITE)
     seed: int = Key(1, ge=0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What answered for the cells of a run, as of `SlideGraph`. changed: of the detector's thresholds, by the run."""
+
+    asks: tuple[str, ...]
+    detector: str
+    error_rate: float
+    models: tuple[tuple[str, str], ...]
+    changed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +55,7 @@ class Slides:
     """Slides to learn from.
 
     Attributes:
-        names, bags, truth: of each slide. asks: bundles that answered for their cells.
+        names, bags, truth: of each slide. asked: what found their cells and answered for them.
         trained_on: of those bundles, and of the slides: synthetic where drawn cells are anywhere on the way.
         data: the runs, for the card.
     """
@@ -52,6 +63,6 @@ class Slides:
     names: tuple[str, ...]
     bags: tuple[Bag, ...]
     truth: tuple[str, ...]
-    asks: tuple[str, ...]
+    asked: Asked
     trained_on: TrainedOn
     data: tuple[str, ...]

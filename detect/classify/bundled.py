@@ -107,9 +107,12 @@ class BundleClassifier:
         """What the cells may be, and which are unlike all that was learnt."""
         scores, distances = self.told(crops)
         probabilities = softmax(scores, self.settings.temperature)
+        return Answers(probabilities, self.likely(probabilities), self.unfamiliar(distances))
+
+    def unfamiliar(self, distances: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Cells farther from what was learnt than the card's limit, bool (n,); none where it has no limit."""
         known = self.settings.familiarity
-        strange = distances > known.limit if known is not None else np.zeros(len(crops), bool)
-        return Answers(probabilities, self.likely(probabilities), strange)
+        return np.asarray(distances > known.limit if known is not None else np.zeros(len(distances), bool))
 
     def likely(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
         """The types that cells may be, bool (n, types); the likeliest alone where the card has no calibration."""

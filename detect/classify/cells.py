@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from detect.data.typed import TypedCell
 from detect.errors import DataError
 from detect.geometry import iou
 from detect.images import decode, preprocess
-from detect.types import Image
+from detect.taxonomy import taxonomy
+from detect.types import Detections, Image
 
 Box = tuple[float, float, float, float]
 _SLACK = 2.0  # pixels more than the farthest crop reaches, for rounding
@@ -124,15 +125,22 @@ _LEAST_IOU = 0.5  # with the true box, for a detection to be of that cell
 
 
 def _detected(cells: Sequence[TypedCell], name: str) -> list[tuple[Box, ...]]:
-    """By cell, the box that a detector gives it, where it finds it."""
+    """By cell, the box that a detector gives it, where it finds it and calls it what it is, or something above that."""
     from detect.bundles.folder import open_bundle
     from detect.detectors.opened import open_detector
     from detect.runtime.base import EngineSettings
 
     detector = open_detector(open_bundle(name, "detector"), EngineSettings())
+
+    @cache  # boxes are small
+    def found_in(path: Path) -> Detections:
+        return detector.predict([decode.read(path)])[0]
+
     out: list[tuple[Box, ...]] = []
     for cell in cells:
-        found = detector.predict([decode.read(cell.path)])[0]
+        found = found_in(cell.path)
+        called = [found.classes.names[label] for label in found.labels]
+        found = found.select(np.array([taxonomy().is_a(cell.type, name) for name in called], bool))
         overlap = iou(np.array([cell.box], np.float32), found.boxes)[0] if len(found) else np.zeros(0)
         if len(overlap) and overlap.max() >= _LEAST_IOU:
             a, b, c, d = found.boxes[int(overlap.argmax())].tolist()

@@ -94,7 +94,8 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     likely = conformal.sets(probabilities, conformal.limits([calibration.strange[t] for t in types], ERROR))
     report = measure(types, truth, probabilities, [c.group for c in dev], likely)
     command = f"smear bundle export RUN --out BUNDLE --name {about.name}"
-    figures = metrics(report, "+".join(record["data"]), record["split"], "dev", command)
+    where = "+".join(record["data"]), record["split"], "dev", command
+    figures = metrics(report, *where, fields=len({c.path for c in dev}), fitted=True)
     write_card(draft.model_copy(update={"classifier": graph, "metrics": figures}), out)
     return report
 
@@ -183,13 +184,22 @@ def raw_scores(
     return scores.astype(np.float64), distances, np.array([classifier.classes.index(c.type) for c in cells], np.int64)
 
 
-def metrics(report: ClassificationReport, data: str, split: str, part: str, command: str) -> tuple[Metric, ...]:
-    """The figures of a report, fit for a card."""
+def metrics(
+    report: ClassificationReport, data: str, split: str, part: str, command: str, *, fields: int, fitted: bool = False
+) -> tuple[Metric, ...]:
+    """The figures of a report, fit for a card.
+
+    Args:
+        fields: how many the cells are of. fitted: the temperature and the sets were fitted on these very cells, so
+            that what they come to there is not told.
+    """
     named = {"macro F1": report.macro_f1, "balanced accuracy": report.balanced_accuracy, "accuracy": report.accuracy}
     named |= {f"F1 {name}": v for name, v in report.f1.items()}
-    named |= {"ROC AUC": report.macro["ROC AUC"], "calibration error": report.ece}
-    named |= {"answered": report.answered, "accuracy of answered": report.accuracy_answered}
-    named |= {"type among those held likely": report.covered}
+    named |= {"ROC AUC": report.macro["ROC AUC"]}
+    if not fitted:
+        named |= {"calibration error": report.ece, "answered": report.answered}
+        named |= {"accuracy of answered": report.accuracy_answered, "type among those held likely": report.covered}
+        named |= {"unfamiliar": report.unfamiliar}
     return tuple(
         Metric(
             name=name,
@@ -199,7 +209,7 @@ def metrics(report: ClassificationReport, data: str, split: str, part: str, comm
             data=data,
             split=split,
             part=part,
-            n_fields=report.n_cells,
+            n_fields=fields,
             n_groups=report.n_groups,
             n_cells=report.n_cells,
             command=command,

@@ -27,7 +27,7 @@ from torch import nn
 
 from detect.bundles.card import WEIGHTS
 from detect.classify import answerers, heads, networks
-from detect.classify.answerers import Ensemble, Hybrid, Scaled, measured_of, takes_measured
+from detect.classify.answerers import Ensemble, Hybrid, Kind, Scaled, measured_of, takes_measured
 from detect.classify.bundled import softmax
 from detect.classify.cells import Cells, keep
 from detect.classify.learn import Progress, learn, scores_of, state_of
@@ -79,6 +79,10 @@ class Task:
         folder = self.home / name if self.home is not None and name in self.rows else other
         return recipe, replace(self, where=where), folder
 
+    def shares(self, name: str) -> bool:
+        """Whether a part is a row of its own, fitted once for all that take it."""
+        return self.home is not None and name in self.rows
+
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
@@ -117,8 +121,9 @@ def _network(settings: ClassifierSettings, task: Task, out: Path) -> Fitted:
     about = {
         "epochs": found.epochs,
         "seconds": round(found.seconds, 1),
+        "own_seconds": round(found.seconds, 1),
         "best_epoch": found.best_epoch,
-        "still_rising": found.rising,
+        "curves": [None if found.curve is None else [round(v, 5) for v in found.curve]],
         "precision": found.precision,
         "device": found.device,
     }
@@ -137,12 +142,12 @@ def _description(settings: ClassifierSettings, types: int) -> dict[str, Any]:
 
 
 def _hybrid(settings: HybridSettings, task: Task, out: Path) -> Fitted:
-    started = time.monotonic()
+    started, waited = time.monotonic(), 0.0
     cells = keep(task.cells, task.types, settings, jitter=settings.jitter, detected_by=settings.detected_by)
     crops, labels = _views(cells, settings)
     bodies: list[networks.Classifier] = []
     told: list[dict[str, Any]] = []
-    parts: list[Mapping[str, Any]] = []
+    parts: list[dict[str, Any]] = []
     kinds: list[tuple[NDArray[np.float32], bool]] = []
     names: list[str] = []
     for number, kind in enumerate(settings.features):
@@ -152,20 +157,22 @@ def _hybrid(settings: HybridSettings, task: Task, out: Path) -> Fitted:
             kinds.append((handmade.measure(kind.handmade, crops), True))
             names += kind.handmade
             continue
+        before = time.monotonic()
         body, description, about = _body(kind, settings, task, out / f"features-{number}")
+        waited += time.monotonic() - before
         bodies.append(body)
         told.append(description)
-        parts.append(about)
+        parts.append(about | {"shared": task.shares(kind.network)})
         kinds.append((deep(body, crops, task.features), False))
     steps, fused = _fuse([k for k, _ in kinds], settings)
-    choice, chosen = _choose(fused, labels, settings, task.where)
+    choice, chosen = _choose(fused, labels, len(cells), settings, task.where)
     head = heads.fit(settings.head.name, settings.head.args, chosen, labels, settings.seed, task.where)
     widths = [int(k.shape[1]) if measured else 0 for k, measured in kinds]
     description = {"kind": "hybrid", "bodies": told, "kinds": widths, "handmade": names, "head": settings.head.name}
     about = {
         "epochs": max((int(p.get("epochs", 0)) for p in parts), default=0),
-        "seconds": round(max(time.monotonic() - started, sum(float(p.get("seconds", 0)) for p in parts)), 1),
-        "still_rising": any(bool(p.get("still_rising")) for p in parts),
+        **_seconds(time.monotonic() - started - waited, parts),
+        "curves": [curve for p in parts for curve in p.get("curves", ())],
         "precision": parts[0].get("precision", "fp32") if parts else "fp32",
         "features": [int(k.shape[1]) for k, _ in kinds],
         "kept": int(chosen.shape[1]),
@@ -175,7 +182,7 @@ def _hybrid(settings: HybridSettings, task: Task, out: Path) -> Fitted:
 
 def _body(
     kind: DeepFeatures, whole: HybridSettings, task: Task, out: Path
-) -> tuple[networks.Classifier, dict[str, Any], Mapping[str, Any]]:
+) -> tuple[networks.Classifier, dict[str, Any], dict[str, Any]]:
     """A network that sees: off the shelf, or trained first."""
     if kind.frozen:
         torch.manual_seed(whole.seed)
@@ -187,7 +194,16 @@ def _body(
     part, own, folder = task.part(kind.network, whole, out)
     made = fit(part, own, folder)
     assert isinstance(made.model, networks.Classifier)
-    return made.model, dict(made.told), made.about
+    return made.model, dict(made.told), dict(made.about)
+
+
+def _seconds(own: float, parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of a whole with its parts, and of what no other row of a table is told to have taken."""
+    took = [(float(p.get("seconds", 0)), bool(p.get("shared"))) for p in parts]
+    return {
+        "seconds": round(own + sum(t for t, _ in took), 1),
+        "own_seconds": round(own + sum(t for t, shared in took if not shared), 1),
+    }
 
 
 def _views(cells: Cells, settings: HybridSettings) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -225,24 +241,31 @@ def deep(body: networks.Classifier, crops: NDArray[np.uint8], kept: Path) -> NDA
     return found
 
 
-def _fuse(kinds: Sequence[NDArray[np.float32]], settings: HybridSettings) -> tuple[list[Scaled], NDArray[np.float32]]:
+def _fuse(kinds: Sequence[NDArray[np.float32]], settings: HybridSettings) -> tuple[list[Kind], NDArray[np.float32]]:
     """Each kind scaled, and turned where kinds are fused by agreement; and all side by side."""
     scales = [(k.mean(axis=0), np.where(k.std(axis=0) > 1e-6, k.std(axis=0), 1.0)) for k in kinds]
-    scaled = [((k - m) / s).astype(np.float32) for k, (m, s) in zip(kinds, scales, strict=True)]
+    scaled = [
+        np.clip((k - m) / s, -Kind.FAR, Kind.FAR).astype(np.float32) for k, (m, s) in zip(kinds, scales, strict=True)
+    ]
     if settings.fuse == "concatenate":
-        return [Scaled(_tensor(m), _tensor(s)) for m, s in scales], np.concatenate(scaled, axis=1)
+        return [Kind(_tensor(m), _tensor(s)) for m, s in scales], np.concatenate(scaled, axis=1)
     turns = agree(scaled[0], scaled[1], settings.cca_directions)
-    steps = [Scaled(_tensor(m), _tensor(s), _tensor(t)) for (m, s), t in zip(scales, turns, strict=True)]
+    steps = [Kind(_tensor(m), _tensor(s), _tensor(t)) for (m, s), t in zip(scales, turns, strict=True)]
     return steps, np.concatenate([k @ t for k, t in zip(scaled, turns, strict=True)], axis=1).astype(np.float32)
 
 
 def _choose(
-    fused: NDArray[np.float32], labels: NDArray[np.int64], settings: HybridSettings, where: str
+    fused: NDArray[np.float32], labels: NDArray[np.int64], n: int, settings: HybridSettings, where: str
 ) -> tuple[Scaled, NDArray[np.float32]]:
+    """Fewer features, chosen on the first n rows: one a cell.
+
+    Its other views are the nearest neighbours of a cell, and share its type: with them every feature that a turn does
+    not change would seem to tell the type.
+    """
     width = fused.shape[1]
     if settings.select is None:
         return Scaled(torch.zeros(width), torch.ones(width)), fused
-    mean, turn = fused.mean(axis=0), select(settings.select, fused, labels, settings.seed, where)
+    mean, turn = fused[:n].mean(axis=0), select(settings.select, fused[:n], labels[:n], settings.seed, where)
     return Scaled(_tensor(mean), torch.ones(width), _tensor(turn)), ((fused - mean) @ turn).astype(np.float32)
 
 
@@ -257,6 +280,7 @@ def _ensemble(settings: EnsembleSettings, task: Task, out: Path) -> Fitted:
         task.part(name, settings, out / "members" / f"{i}-{Path(name).stem}") for i, name in enumerate(settings.members)
     ]
     made = [fit(*part) for part in parts]
+    started = time.monotonic()
     dev = keep(task.dev, task.types, settings)
     told = [answers_of(m.model, m.told, dev, settings.image_size, settings.margin) for m in made]
     heat = [temperature(t, dev.labels) for t in told]
@@ -265,8 +289,11 @@ def _ensemble(settings: EnsembleSettings, task: Task, out: Path) -> Fitted:
     model = Ensemble([m.model for m in made], settings.rule, _tensor(heat), _tensor(weights)).eval()
     about = {
         "epochs": max(int(m.about.get("epochs", 0)) for m in made),
-        "seconds": round(sum(float(m.about.get("seconds", 0)) for m in made), 1),
-        "still_rising": any(bool(m.about.get("still_rising")) for m in made),
+        **_seconds(
+            time.monotonic() - started,
+            [{**m.about, "shared": task.shares(name)} for m, name in zip(made, settings.members, strict=True)],
+        ),
+        "curves": [curve for m in made for curve in m.about.get("curves", ())],
         "precision": str(made[0].about.get("precision", "fp32")),
         "temperatures": [float(h) for h in heat],
         "weights": np.asarray(weights).tolist(),

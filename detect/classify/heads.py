@@ -224,6 +224,15 @@ def _not_above(limits: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.where(near > limits, np.nextafter(near, np.float32(-np.inf)), near)
 
 
+def _neighbours(**args: Any) -> KNeighborsClassifier:
+    """Among its own cells each is its own nearest by any measure, so that `fit` would not notice another one."""
+    plain = {"weights": ("uniform",), "metric": ("minkowski", "euclidean"), "p": (2,), "metric_params": (None,)}
+    for key, allowed in plain.items():
+        if args.get(key, allowed[0]) not in allowed:
+            raise ValueError(f"{key}: {args[key]!r}; only {allowed[0]!r} is computed")
+    return KNeighborsClassifier(**args)
+
+
 def _from_neighbours(fitted: KNeighborsClassifier) -> Tensors:
     return {
         "cells": _float(fitted._fit_X),
@@ -283,7 +292,7 @@ HEADS: dict[str, Head] = {
         Trees,
         _from_trees,
     ),
-    "k-nn": Head(lambda **a: KNeighborsClassifier(**a), Nearest, _from_neighbours, seeded=False),
+    "k-nn": Head(_neighbours, Nearest, _from_neighbours, seeded=False),
     "naive-bayes": Head(lambda **a: GaussianNB(**a), Normal, _from_bayes, seeded=False),
     "lda": Head(
         lambda **a: LinearDiscriminantAnalysis(**{"solver": "lsqr", "shrinkage": "auto"} | a),
@@ -310,7 +319,7 @@ def made(name: str, args: Mapping[str, Any], seed: int, where: str = "") -> Any:
     seeded = {"random_state": seed} if HEADS[name].seeded else {}
     try:
         return HEADS[name].make(**seeded | dict(args))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"head {name}: {error}", where=where, remedy="see the arguments of scikit-learn") from error
 
 

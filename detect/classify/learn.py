@@ -2,15 +2,14 @@
 
 RUN/
   log.csv           one row an epoch: loss, and of dev log-loss, macro F1 and accuracy
-  checkpoint.pt     everything that is needed to go on; tensors and numbers only
-  best.safetensors  the weights of the epoch that was best on dev, where the configuration has patience
+  checkpoint.pt     everything that is needed to go on, the best weights so far with it; tensors and numbers only
 """
 
 from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import albumentations as A
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from detect.classify.cells import Cells
@@ -33,11 +31,11 @@ from detect.evaluate.classification import log_loss, macro_f1
 from detect.runtime.base import cores
 
 Progress = Callable[[int, int, float], None]  # epoch, epochs, mean loss
-LOG, CHECKPOINT, BEST = "log.csv", "checkpoint.pt", "best.safetensors"
+LOG, CHECKPOINT = "log.csv", "checkpoint.pt"
+_OFTEN = 120.0  # seconds after which a checkpoint is written at the next epoch
 _HEADS = ("epoch", "loss", "dev log-loss", "dev macro F1", "dev accuracy")
 _EVERY = 10  # epochs between checkpoints
 _BATCH = 64  # crops of a batch that is only looked at
-_RISE = 0.01  # of macro F1 on dev from one fifth of the epochs to the next: more, and it still rises
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +44,14 @@ class Learnt:
 
     Attributes:
         epochs: that were run. best_epoch: whose weights these are.
-        rising: dev was still getting better at the end, so that the figures say little of the network.
+        curve: macro F1 of dev after each epoch, none without dev; None where it had come to rest before the end.
         seconds: of training, those before a resumption included.
     """
 
     model: Classifier
     epochs: int
     best_epoch: int
-    rising: bool
+    curve: tuple[float, ...] | None
     seconds: float
     precision: str
     device: str
@@ -117,11 +115,15 @@ class _Run:
         self.seen = None if dev is None else torch.from_numpy(dev.crops(settings.image_size, settings.margin))
         self.rows: list[dict[str, float]] = []
         self.best, self.best_epoch = (-1.0, -np.inf), 0
+        self.kept: Mapping[str, torch.Tensor] = {}  # the weights of the best epoch, on the CPU
+        self.saved = time.monotonic()
         self.before, self.started = 0.0, time.monotonic()
 
     def _learning(self) -> list[torch.nn.Parameter]:
         if self.settings.features == "frozen":
             self.model.body.requires_grad_(False)
+            if self.model.first is not None:
+                self.model.first.requires_grad_(False)
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def _schedule(self) -> Any:
@@ -129,7 +131,8 @@ class _Run:
         if self.settings.schedule == "cosine":
             return torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, total)
         rate = self.settings.learning_rate
-        return torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rate, total_steps=total, pct_start=0.1)
+        rise = 0.2 if total == 10 else 0.1  # a rise that ends with the first step is divided by nothing
+        return torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rate, total_steps=total, pct_start=rise)
 
     def epoch(self, number: int) -> float:
         """Draw as many cells as there are, learn from them, measure dev; returns the mean loss."""
@@ -151,7 +154,8 @@ class _Run:
         if self.dev is not None:
             row |= self._measure(number)
         self._log(row)
-        if (number + 1) % _EVERY == 0 or number + 1 == settings.epochs:
+        late = time.monotonic() - self.saved > _OFTEN
+        if late or (number + 1) % _EVERY == 0 or number + 1 == settings.epochs:
             self._checkpoint(number + 1)
         return row["loss"]
 
@@ -196,7 +200,7 @@ class _Run:
         off = log_loss(truth, told)
         if self.settings.patience and (f1, -off) > self.best:
             self.best, self.best_epoch = (f1, -off), number + 1
-            save_file(state_of(self.model), self.out / BEST)
+            self.kept = {k: v.clone() for k, v in state_of(self.model).items()}
         return {"dev log-loss": off, "dev macro F1": f1, "dev accuracy": float((answer == truth).mean())}
 
     def _log(self, row: dict[str, float]) -> None:
@@ -217,10 +221,12 @@ class _Run:
             "seconds": self._seconds(),
             "best": list(self.best),
             "best_epoch": self.best_epoch,
+            "kept": dict(self.kept),
         }
         partial = self.out / f"{CHECKPOINT}.partial"
         torch.save(state, partial)
         partial.replace(self.out / CHECKPOINT)
+        self.saved = time.monotonic()
 
     def restore(self) -> int:
         """Take up the last checkpoint; returns the epochs that are done."""
@@ -234,6 +240,7 @@ class _Run:
         self.scaler.load_state_dict(state["scaler"])
         self.rows, self.before = state["rows"], state["seconds"]
         self.best, self.best_epoch = (state["best"][0], state["best"][1]), state["best_epoch"]
+        self.kept = state["kept"]
         return int(state["epochs"])
 
     def _seconds(self) -> float:
@@ -248,20 +255,13 @@ class _Run:
         """The network with the weights that are kept."""
         epochs = len(self.rows)
         if self.settings.patience and self.best_epoch:
-            self.model.load_state_dict(load_file(self.out / BEST))
+            self.model.load_state_dict(self.kept)
         best = self.best_epoch if self.settings.patience else epochs
         stopped = self.stopped(epochs)
-        rising = not stopped and still_rises([r["dev macro F1"] for r in self.rows if "dev macro F1" in r])
+        curve = tuple(r["dev macro F1"] for r in self.rows if "dev macro F1" in r)
         model = self.model.cpu().eval()
-        return Learnt(model, epochs, best, rising, self._seconds(), self.precision, str(self.device))
-
-
-def still_rises(scores: list[float]) -> bool:
-    """Whether the mean of the last fifth of these lies more than 0.01 above that of the fifth before."""
-    fifth = len(scores) // 5
-    if fifth == 0:
-        return True  # too few epochs to say that it has come to rest
-    return float(np.mean(scores[-fifth:]) - np.mean(scores[-2 * fifth : -fifth])) > _RISE
+        told = None if stopped else curve
+        return Learnt(model, epochs, best, told, self._seconds(), self.precision, str(self.device))
 
 
 def chances(labels: NDArray[np.int64], types: int, sampling: str) -> NDArray[np.float64]:

@@ -37,11 +37,11 @@ def cells_of_table(settings: ZooSettings, tally: Tally) -> tuple[list[TypedCell]
         given = _read_groups(Path(settings.groups))
     found = load_typed([load_card(d) for d in settings.data], tally, groups=given)
     if settings.most_a_group:
-        seen: Counter[str] = Counter()
+        seen: Counter[tuple[str, str]] = Counter()
         kept = []
         for cell in found:
-            seen[cell.group] += 1
-            if seen[cell.group] <= settings.most_a_group:
+            seen[cell.group, cell.type] += 1
+            if seen[cell.group, cell.type] <= settings.most_a_group:
                 kept.append(cell)
         found = kept
     groups: dict[str, set[str]] = {}
@@ -113,6 +113,9 @@ def _leg(settings: ZooSettings, name: str, kind: str, here: Mapping[str, TypedCe
     # A source that is held out may share copies with another: these are nowhere.
     copies = set() if settings.leak else {c.group for c in held}
     rest = [c for c in here.values() if c.id not in out and c.group not in copies]
+    if not rest:
+        what = f"without {name or 'a part'}, and copies of it in others, no cell is left to learn from"
+        raise DataError(what, where=", ".join(settings.data), remedy="name more sets, or take another protocol")
     split = holdout("zoo", [_unit(c, settings) for c in rest], settings.dev, 0.0, settings.seed)
     parts = {p: tuple(here[r.field] for r in split.rows if r.part == p) for p in ("train", "dev")}
     unseen = sorted({c.type for c in here.values()} - {c.type for c in parts["train"]})

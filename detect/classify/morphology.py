@@ -17,7 +17,7 @@ from detect.images import segment
 
 Mask = NDArray[np.bool_]
 
-# The working ranges of GUIDE.md, section 4.
+# Working ranges and house settings of GUIDE.md, section 4: what decides here is written there.
 SCANTY = 0.20  # cytoplasm as a part of the cell's area; from here on it is an L2 feature
 LARGE_UM = 14.0  # over twice a small lymphocyte's 7 um
 IRREGULAR = 0.93  # solidity of the nucleus; below, its outline has clefts or dents

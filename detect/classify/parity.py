@@ -36,7 +36,7 @@ def parity(bundle: Bundle, fields: Sequence[Image], engine: EngineSettings) -> P
 
 
 def _of_parts(bundle: Bundle, crops: Sequence[CellCrop], engine: EngineSettings) -> Parity:
-    from detect.classify.segmenters import reference  # needs the extra `train`
+    from detect.classify.segmenter_bundle import reference  # needs the extra `train`
 
     assert bundle.card.segmenter is not None
     batch = np.stack([resize(c.pixels, bundle.card.segmenter.image_size) for c in crops])

@@ -1,4 +1,4 @@
-"""The parts of a white cell, nucleus and cytoplasm: by a segmenter's bundle, or by the classical method."""
+"""The parts of a white cell, nucleus and cytoplasm: by a segmenter's bundle, a detector's masks, or classically."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from typing import Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as rle
 
 from detect.bundles.folder import Bundle, open_bundle
 from detect.classify.crops import Box, crop, resize
 from detect.detectors.classical import CYTOPLASM as CLASSICAL_CYTOPLASM
 from detect.detectors.classical import NUCLEUS as CLASSICAL_NUCLEUS
 from detect.detectors.classical import nucleus_and_cytoplasm
+from detect.detectors.opened import open_detector
 from detect.errors import BundleError
+from detect.geometry import iou
 from detect.images import segment
 from detect.runtime.base import EngineSettings, open_graph
-from detect.types import CellCrop, Image
+from detect.taxonomy import taxonomy
+from detect.types import CellCrop, Detections, Image
 
 GROUND, CYTOPLASM, NUCLEUS = 0, 1, 2
 CLASSICAL = "classical"
 _BATCH = 32
+_SAME = 0.5  # overlap of a detection with the box whose cell it is, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +64,12 @@ class Segmenter(Protocol):
 
 
 def open_segmenter(given: str, engine: EngineSettings) -> Segmenter:
-    """The segmenter of a bundle, or the classical one by its name."""
+    """The segmenter of a bundle, the masks of a detector's, or the classical one by its name."""
     if given == CLASSICAL:
         return ClassicalSegmenter()
+    bundle = open_bundle(given)
+    if bundle.card.detector is not None:
+        return MaskSegmenter(bundle, engine)
     return BundleSegmenter(open_bundle(given, "segmenter"), engine)
 
 
@@ -87,6 +95,42 @@ class ClassicalSegmenter:
         labels = np.zeros(inside.shape, np.uint8)
         labels[inside == CLASSICAL_CYTOPLASM], labels[inside == CLASSICAL_NUCLEUS] = CYTOPLASM, NUCLEUS
         return Parts(x0, y0, labels, np.ascontiguousarray(field[y0:y1, x0:x1]))
+
+
+class MaskSegmenter:
+    """The masks that a detector draws, and within them the nucleus that the classical method sees.
+
+    Where the detector finds no cell in a box, the classical method has both.
+    """
+
+    def __init__(self, bundle: Bundle, engine: EngineSettings) -> None:
+        if not bundle.detector.masks:
+            remedy = "name a detector with masks, or a segmenter bundle"
+            raise BundleError("a detector that draws no masks", where=str(bundle.path), remedy=remedy)
+        self.name = bundle.card.name
+        self._detector = open_detector(bundle, engine)
+        self._classical = ClassicalSegmenter()
+        self._seen: tuple[Image, Detections] | None = None  # of the last field: its cells are asked for in turn
+
+    def parts(self, field: Image, boxes: Sequence[Box]) -> list[Parts]:
+        """See `Segmenter`."""
+        if self._seen is None or self._seen[0] is not field:
+            every = self._detector.predict([field])[0]
+            white = [taxonomy().is_a(every.classes.names[label], "WBC") for label in every.labels]
+            self._seen = field, every.select(np.array(white, bool))
+        found = self._seen[1]
+        overlap = iou(np.asarray(boxes, np.float32).reshape(-1, 4), found.boxes)
+        out = self._classical.parts(field, boxes)
+        for i, one in enumerate(out):
+            best = int(overlap[i].argmax()) if len(found) else -1
+            if best < 0 or overlap[i, best] < _SAME or found.masks is None or (mask := found.masks[best]) is None:
+                continue
+            height, width = one.labels.shape
+            cell = rle.decode(dict(mask))[one.top : one.top + height, one.left : one.left + width].astype(bool)
+            labels = np.where(cell, np.uint8(CYTOPLASM), np.uint8(GROUND))
+            labels[cell & one.nucleus] = NUCLEUS
+            out[i] = Parts(one.left, one.top, labels, one.pixels)
+        return out
 
 
 class BundleSegmenter:

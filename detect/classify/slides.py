@@ -92,7 +92,10 @@ def train(
         },
         slide=SlideGraph(
             inputs=settings.inputs,
-            asks=slides.asks,
+            asks=slides.asked.asks,
+            detector=slides.asked.detector,
+            error_rate=slides.asked.error_rate,
+            models=dict(slides.asked.models),
             min_cells=settings.min_cells,
             temperature=heat,
             calibration=calibration,
@@ -107,7 +110,9 @@ def train(
             settings=settings.model_dump(mode="json"),
             record={"minutes": round((time.monotonic() - started) / 60, 2), "torch": str(torch.__version__)},
         ),
-        metrics=metrics(report, "+".join(slides.data), split, "held out", "smear train slide"),
+        metrics=metrics(
+            report, "+".join(slides.data), split, "held out", "smear train slide", fields=len(full), fitted=True
+        ),
     )
     write_card(card, out)
     return report
@@ -133,7 +138,7 @@ def _folds(settings: SlideSettings, slides: Slides) -> tuple[tuple[str, ...], di
         full = [i for i in rows if len(slides.bags[i]) >= settings.min_cells]
         if len(rows) < settings.folds or not full:
             what = f"{len(rows)} slides of the pattern '{pattern}', {len(full)} with {settings.min_cells} white cells"
-            remedy = "name more runs, lower folds or min_cells, or leave the pattern out with null"
+            remedy = "name more runs, lower folds, or leave the pattern out with null"
             raise DataError(what, remedy=remedy)
         fold_of |= {i: k % settings.folds for k, i in enumerate(rng.permutation(rows).tolist())}
     return patterns, fold_of

@@ -29,10 +29,10 @@ from detect.classify.settings import ClassifierSettings, Recipe, Stage, load_rec
 from detect.config import load_yaml
 from detect.data.cards import load_card
 from detect.data.fingerprint import file_hash
-from detect.data.splits import Split, cells_of, read_split
+from detect.data.splits import EXCLUDED, Split, cells_of, read_split
 from detect.data.typed import TypedCell, load_typed
 from detect.detectors.train import keep_data, keep_settings
-from detect.errors import ConfigError, StoreError
+from detect.errors import ConfigError, SplitLeakError, StoreError
 from detect.formats.tally import Tally
 from detect.images import preprocess
 
@@ -94,6 +94,11 @@ def _in_stages(settings: ClassifierSettings, stages: Sequence[Stage], out: Path,
     record: dict[str, Any] = {}
     told: list[Mapping[str, Any]] = []
     start = settings.pretrained
+    leaking = _copies_across(stages)
+    if leaking and not how.allow_leak:
+        what = f"{leaking[0]} ({len(leaking)} such groups)"
+        remedy = "leave those cells out of the earlier stage, or train with --allow-leak"
+        raise SplitLeakError(what, where=how.config, remedy=remedy)
     for number, stage in enumerate(stages, 1):
         last = number == len(stages)
         here = out if last else out / f"stage-{number}"
@@ -102,7 +107,7 @@ def _in_stages(settings: ClassifierSettings, stages: Sequence[Stage], out: Path,
             record = load_yaml(here / "run.yaml")
         else:
             begun = how.resume and (here / "settings.yaml").exists()
-            record = _train(changed, stage.data, stage.split, here, how, begun, tuple(told))
+            record = _train(changed, stage.data, stage.split, here, how, begun, tuple(told), len(leaking) * last)
         told.append(
             {
                 "data": list(stage.data),
@@ -115,6 +120,41 @@ def _in_stages(settings: ClassifierSettings, stages: Sequence[Stage], out: Path,
     return record
 
 
+def _copies_across(stages: Sequence[Stage]) -> list[str]:
+    """Cells that an earlier stage learns from and the last one holds out, a sentence for each group of copies."""
+    sets = dict.fromkeys(name for stage in stages for name in stage.data)
+    group = {c.id: c.group for c in load_typed([load_card(name) for name in sets], Tally())}
+    *earlier, last = stages
+    held: dict[str, str] = {}
+    for part, cells in _parts(last).items():
+        if part != "train":
+            held |= {group[c.id]: f"{c.id} ({part} of stage {len(stages)})" for c in cells}
+    out: dict[str, str] = {}
+    for number, stage in enumerate(earlier, 1):
+        for part in ("train", "dev"):  # of dev too: it chose the epoch
+            for cell in _parts(stage).get(part, ()):
+                if group[cell.id] in held:
+                    told = f"{cell.id} ({part} of stage {number}) is a copy of {held[group[cell.id]]}"
+                    out.setdefault(group[cell.id], told)
+    return list(out.values())
+
+
+def _parts(stage: Stage) -> dict[str, list[TypedCell]]:
+    """Cells of each part of a stage's split."""
+    cells, split = load_typed([load_card(d) for d in stage.data], Tally(), groups=_Any()), read_split(stage.split)
+    return {part: cells_of(split, cells, part) for part in split.counts() if part != EXCLUDED}
+
+
+class _Any(dict[str, str]):
+    """No group for any cell, where none is asked for."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: str) -> str:
+        return ""
+
+
 def _train(
     recipe: Recipe,
     data: Sequence[str],
@@ -123,6 +163,7 @@ def _train(
     how: _How,
     resume: bool,
     before: Sequence[Mapping[str, Any]] = (),
+    leaking: int = 0,
 ) -> dict[str, Any]:
     begun = [p for p in out.iterdir() if not p.name.startswith("stage-")] if out.exists() else []
     if begun and not resume:
@@ -152,6 +193,7 @@ def _train(
         "trained_on": trained_on(cards, [stage["trained_on"] for stage in before]),
         "seed": recipe.seed,
         **_learnt_from(parts, types, everything, chosen),
+        "leaking_groups": len(chosen.leaks) + leaking,
         "label_problems": how.tally.counts(),
         **_outcome(made),
         "minutes": round((time.monotonic() - started) / 60, 1),
@@ -173,7 +215,6 @@ def _learnt_from(
 ) -> dict[str, Any]:
     return {
         "split": split.name,
-        "leaking_groups": len(split.leaks),
         "types": list(types),
         "not_known": _not_known(everything, types),
         "fields": {part: len({c.path for c in cells}) for part, cells in parts.items()},

@@ -1,9 +1,9 @@
 """Many recipes under one protocol: the table of models. `smear evaluate zoo`.
 
 OUT/
-  settings.yaml          the zoo's own; another cannot go on in the same folder
+  settings.yaml          the zoo's own; one with another protocol cannot go on in the same folder
   cells.csv              every cell, its type, source and group, and its part in each leg
-  answers/<row>/<leg>.csv   what a row answers for the cells that a leg holds out
+  answers/<row>/<leg>.csv   what a row answers for the cells that a leg holds out, and hashes of what that rests on
   rows/<row>.json        figures of a row, once all its legs are done
   models/<leg>/<row>/    what was fitted, while it is needed
   zoo.json, zoo.csv, zoo.md   the table, after every row
@@ -11,19 +11,26 @@ OUT/
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detect import assets
+from detect.bundles.card import CARD
+from detect.bundles.folder import open_bundle
+from detect.classify import networks
 from detect.classify.bundled import softmax
 from detect.classify.cells import keep
 from detect.classify.fit import Task, answers_of, fit, parameters
 from detect.classify.legs import Leg, cells_of_table, legs_of, write_cells
-from detect.classify.recipes import check, networks_of
+from detect.classify.recipes import check, networks_of, part_of
 from detect.classify.settings import (
     ClassifierSettings,
     EnsembleSettings,
@@ -35,61 +42,101 @@ from detect.classify.settings import (
 )
 from detect.classify.train import types_of
 from detect.classify.zoo_table import Answers, Row, read_answers, row_json, write, write_answers
-from detect.config import load
-from detect.detectors.train import keep_settings
+from detect.config import dump, load, load_yaml
+from detect.data.fingerprint import code_fingerprint, file_hash
 from detect.errors import ConfigError, StoreError
 from detect.evaluate.classification import measure, temperature
+from detect.evaluate.curves import mean_curve, still_rises
 from detect.evaluate.intervals import plain_json
 from detect.formats.tally import Tally
 from detect.images import preprocess
+from detect.runtime.base import cores
 
 CELLS = "cells.csv"
-
+_MODULES = ("detect.classify.fit", "detect.classify.legs")
+_LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "scikit-image", "albumentations", "numpy")
 
 Progress = Callable[[str, str], None]  # row, leg
 
 
 def zoo(
-    config: str,
+    config: str | ZooSettings,
     out: Path,
     *,
+    where: str = "",
     only: Sequence[str] = (),
     device: str = "auto",
     rounds: int = 1000,
+    keep_stale: bool = False,
     progress: Progress | None = None,
     tally: Tally | None = None,
+    failed: dict[str, str] | None = None,
 ) -> tuple[list[Row], dict[str, int]]:
     """Fit and measure every row of a table; rows and legs that are done are taken as they are.
 
     Args:
+        config: a file, a packaged table by name, or its settings; `where` then names their place in errors.
         only: rows to make now; all by default.
         rounds: of the bootstrap over groups.
+        failed: takes rows that could not be fitted, with the reason; without it they are told at the end.
+        keep_stale: take legs of which the recipe or the code has changed since as they are.
 
     Returns:
         The rows that are done, best macro F1 first, those not converged last; and the types that are not scored.
     """
-    path = assets.find(config, "configs/zoo", ".yaml")
-    settings = load(ZooSettings, path)
-    recipes = recipes_of(settings, str(path))
+    if isinstance(config, str):
+        path = assets.find(config, "configs/zoo", ".yaml")
+        settings, where = load(ZooSettings, path), str(path)
+    else:
+        settings = config
+    recipes = recipes_of(settings, where)
     unknown = [name for name in only if name not in recipes]
     if unknown:
-        raise ConfigError(f"no row '{unknown[0]}'", where=str(path), remedy=f"the rows are: {', '.join(recipes)}")
+        raise ConfigError(f"no row '{unknown[0]}'", where=where, remedy=f"the rows are: {', '.join(recipes)}")
     if out.exists() and any(out.iterdir()) and not (out / "settings.yaml").is_file():
         raise StoreError("the folder is not empty", where=str(out), remedy="name another")
     out.mkdir(parents=True, exist_ok=True)
-    keep_settings(settings, out, str(path))
+    _keep(settings, out, where)
     cells, rare = cells_of_table(settings, tally or Tally())
     types = types_of(cells)
     legs = legs_of(settings, cells)
     write_cells(cells, legs, out / CELLS)
-    run = _Zoo(settings, recipes, types, legs, out, str(path), device, rounds)
+    run = _Zoo(settings, recipes, types, legs, out, where, device, rounds, keep_stale)
     rows = run.done()
+    broken: dict[str, str] = {}
     for name in only or recipes:
-        run.row(name, progress)
+        try:
+            run.row(name, progress)
+        except ConfigError as error:  # of this row alone, as a loss that is not finite: the others are made
+            broken[name] = error.problem
         rows = run.done()
-        write(rows, rare, settings, out)
+        write(rows, rare, settings, out, broken)
     run.clean()
+    if failed is not None:
+        failed |= broken
+    else:
+        refuse(broken, where)
     return rows, rare
+
+
+def refuse(failed: Mapping[str, str], where: str) -> None:
+    """ConfigError where rows could not be fitted."""
+    if failed:
+        name, why = next(iter(failed.items()))
+        what = f"{len(failed)} rows could not be fitted, the first is '{name}': {why}"
+        raise ConfigError(what, where=where, remedy="change those rows; all others are done")
+
+
+def _keep(settings: ZooSettings, out: Path, where: str) -> None:
+    """Write the settings down; ConfigError where the table was begun under another protocol. Rows may change."""
+    path, told = out / "settings.yaml", settings.model_dump(mode="json")
+    if path.is_file():
+        there = load_yaml(path)
+        changed = [k for k in told if k not in ("rows", "base") and there.get(k) != told[k]]
+        if changed:
+            what = f"{', '.join(changed)} differ from what the table was begun with"
+            raise ConfigError(what, where=where, remedy=f"go on with the settings of {path}, or name another folder")
+    path.write_text(dump(settings), "utf-8")
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _,.+@%-]*")  # of a row: it is a file's name too
@@ -134,24 +181,66 @@ class _Zoo:
         where: str,
         device: str,
         rounds: int,
+        keep_stale: bool,
     ) -> None:
         self.settings, self.recipes, self.types, self.legs = settings, recipes, list(types), legs
         self.out, self.where, self.device, self.rounds = out, where, device, rounds
+        self.keep_stale = keep_stale
+        self.known: dict[str, list[Row]] = {}  # rows that were measured: the bootstrap takes a while
+        self.cells = _identity(legs)
+        self.code = code_fingerprint([*_MODULES, *_networks()], _LIBRARIES)
+        self.keys = {name: self._key(recipe) for name, recipe in recipes.items()}
         self.parts = {part for recipe in recipes.values() for part in parts_of(recipe) if part in recipes}
 
     def row(self, name: str, progress: Progress | None) -> None:
         """All legs of a row that are not done."""
         for leg in self.legs:
-            path = self.out / "answers" / name / f"{leg.name}.csv"
-            if path.is_file():
+            if self._is_done(name, leg):
                 continue
             if progress is not None:
                 progress(name, leg.name)
-            self._answer(name, leg, path)
+            self._answer(name, leg)
+            self.known.pop(name, None)
 
-    def _answer(self, name: str, leg: Leg, path: Path) -> None:
-        recipe, where = self.recipes[name], f"{self.where}: rows.{name}"
+    def _path(self, name: str, leg: Leg) -> Path:
+        return self.out / "answers" / name / f"{leg.name}.csv"
+
+    def _is_done(self, name: str, leg: Leg) -> bool:
+        path = self._path(name, leg)
+        if not path.is_file():
+            return False
+        return self.keep_stale or read_answers(path, self.types).about.get("key") == self.keys[name]
+
+    def _key(self, recipe: Recipe) -> dict[str, str]:
+        """Hashes of what a row rests on."""
+        told = [r.model_dump(mode="json") for r in self._with_parts(recipe)]
+        files = [_named(value) for one in told for value in _texts(one)]
+        text = json.dumps([told, files], sort_keys=True)
+        return {"recipe": hashlib.sha256(text.encode()).hexdigest(), "cells": self.cells, "code": self.code}
+
+    def _with_parts(self, recipe: Recipe) -> list[Recipe]:
+        parts = [part_of(name, recipe, self.recipes, self.where)[0] for name in parts_of(recipe)]
+        return [recipe, *(p for part in parts for p in self._with_parts(part))]
+
+    def _room(self, name: str, leg: Leg) -> Path:
+        """Where the models of a leg are; what lies there of a row and its parts under another key is thrown away."""
         home = self.out / "models" / leg.name
+        for one in self._rows_of(name):
+            path, key = home / one / "key.json", json.dumps(self.keys[one])
+            if (home / one).exists() and (not path.is_file() or path.read_text("utf-8") != key):
+                shutil.rmtree(home / one)
+            (home / one).mkdir(parents=True, exist_ok=True)
+            path.write_text(key, "utf-8")
+        return home
+
+    def _rows_of(self, name: str) -> set[str]:
+        """A row and every other one that it is made of."""
+        parts = [part for part in parts_of(self.recipes[name]) if part in self.recipes]
+        return {name}.union(*map(self._rows_of, parts))
+
+    def _answer(self, name: str, leg: Leg) -> None:
+        recipe, where = self.recipes[name], f"{self.where}: rows.{name}"
+        home = self._room(name, leg)
         task = Task(
             leg.train, leg.dev, self.types, where, self.out / "features", self.device, resume=True,
             rows=self.recipes, home=home,
@@ -163,21 +252,24 @@ class _Zoo:
         about = {
             "leg": leg.name,
             "kind": leg.kind,
+            "key": self.keys[name],
             "temperature": heat,
             "parameters": parameters(made.model),
             "epochs": made.about.get("epochs", 0),
-            "still_rising": bool(made.about.get("still_rising")),
+            "curves": made.about.get("curves", []),
             "seconds": made.about["seconds"],
+            "own_seconds": made.about["own_seconds"],
+            "machine": f"{platform.machine()}, {cores()} cores",
             "cells": {"train": len(leg.train), "dev": len(leg.dev), "test": len(leg.test)},
             "groups": {p: len({c.group for c in getattr(leg, p)}) for p in ("train", "dev", "test")},
         }
-        write_answers(path, leg.test, self.types, scores[1], about)
+        write_answers(self._path(name, leg), leg.test, self.types, scores[1], about)
         if name not in self.parts:
             shutil.rmtree(home / name)
 
     def clean(self) -> None:
         """Throw away what was kept for other rows, once all rows are done."""
-        if all((self.out / "answers" / n / f"{leg.name}.csv").is_file() for n in self.recipes for leg in self.legs):
+        if all(self._is_done(n, leg) for n in self.recipes for leg in self.legs):
             shutil.rmtree(self.out / "models", ignore_errors=True)
             shutil.rmtree(self.out / "features", ignore_errors=True)
 
@@ -185,12 +277,21 @@ class _Zoo:
         """Rows whose every leg is done, best first, those not converged last."""
         rows: list[Row] = []
         for name in self.recipes:
-            paths = [self.out / "answers" / name / f"{leg.name}.csv" for leg in self.legs]
-            if all(p.is_file() for p in paths):
-                answers = [read_answers(p, self.types) for p in paths]
+            if name not in self.known and all(self._is_done(name, leg) for leg in self.legs):
+                answers = [read_answers(self._path(name, leg), self.types) for leg in self.legs]
                 kinds = dict.fromkeys(a.about["kind"] for a in answers)
-                rows += [self._measured(name, kind, [a for a in answers if a.about["kind"] == kind]) for kind in kinds]
-        return sorted(rows, key=lambda r: (not r.converged, r.kind, -r.report.macro_f1.value))
+                self.known[name] = [
+                    self._measured(name, kind, [a for a in answers if a.about["kind"] == kind]) for kind in kinds
+                ]
+            rows += self.known.get(name, [])
+        return sorted(rows, key=lambda r: (not r.ranked, r.kind, -r.report.macro_f1.value))
+
+    def _rare(self, truth: NDArray[np.int64], groups: Sequence[str]) -> dict[str, int]:
+        """Types of a source that was held out whole which have too few groups there to be scored."""
+        if self.settings.protocol != "sources":
+            return {}
+        there = {t: len({g for g, k in zip(groups, truth, strict=True) if k == i}) for i, t in enumerate(self.types)}
+        return {t: n for t, n in there.items() if n < self.settings.min_groups}
 
     def _measured(self, name: str, kind: str, answers: Sequence[Answers]) -> Row:
         truth = np.concatenate([a.truth for a in answers])
@@ -198,19 +299,28 @@ class _Zoo:
         told = np.concatenate([softmax(a.scores, a.about["temperature"]) for a in answers])
         plain = np.concatenate([softmax(a.scores) for a in answers])
         rounds, seed = self.rounds, self.settings.seed
-        report = measure(self.types, truth, told, groups, rounds=rounds, seed=seed)
-        before = measure(self.types, truth, plain, groups, rounds=rounds, seed=seed).ece
-        each = [measure(self.types, a.truth, softmax(a.scores), a.groups, rounds=2).macro_f1.value for a in answers]
+        rare = self._rare(truth, groups)
+        scored = [t for t in self.types if t not in rare]
+        report = measure(self.types, truth, told, groups, plain=plain, scored=scored, rounds=rounds, seed=seed)
+        each = [
+            measure(self.types, a.truth, softmax(a.scores), a.groups, scored=scored, rounds=2).macro_f1.value
+            for a in answers
+        ]
+        stale = any(a.about.get("key") != self.keys[name] for a in answers)
         row = Row(
             name=name,
+            stale=stale,
             kind=kind,
+            rare=rare,
+            learnt_groups=float(np.mean([a.about["groups"]["train"] for a in answers])),
             report=report,
             spread=float(np.std(each, ddof=1)) if len(each) > 1 else float("nan"),
             parameters=max(a.about["parameters"] for a in answers),
             epochs=float(np.mean([a.about["epochs"] for a in answers])),
-            converged=not any(a.about["still_rising"] for a in answers),
+            converged=_at_rest([a.about["curves"] for a in answers]),
             minutes=sum(a.about["seconds"] for a in answers) / 60,
-            ece_before=before,
+            own_minutes=sum(a.about["own_seconds"] for a in answers) / 60,
+            machines=tuple(sorted({a.about.get("machine", "not told") for a in answers})),
         )
         folder = self.out / "rows"
         folder.mkdir(exist_ok=True)
@@ -218,6 +328,51 @@ class _Zoo:
         file = f"{name}, {kind}" if kind else name
         (folder / f"{file.replace('/', '-')}.json").write_text(plain_json(row_json(row) | {"legs": legs}), "utf-8")
         return row
+
+
+def _at_rest(curves: Sequence[Sequence[Sequence[float] | None]]) -> bool:
+    """Whether no network of a row still got better: by the mean of its curves over the legs, (legs, networks, epochs).
+
+    One leg's dev is too small to tell.
+    """
+    each = ([c for c in network if c is not None] for network in zip(*curves, strict=True))
+    return not any(told and still_rises(mean_curve(told)) for told in each)
+
+
+def _identity(legs: Sequence[Leg]) -> str:
+    """Hash of every cell's picture, box, outline and type."""
+    cells = {c.id: c for leg in legs for c in (*leg.train, *leg.dev, *leg.test)}
+    files = {path: file_hash(path) for path in {c.path for c in cells.values()}}
+    total = hashlib.sha256()
+    for name in sorted(cells):
+        cell = cells[name]
+        total.update(f"{name} {files[cell.path]} {cell.box} {cell.outline} {cell.type}\0".encode())
+    return total.hexdigest()
+
+
+def _texts(told: object) -> list[str]:
+    """Every text in plain values."""
+    if isinstance(told, Mapping):
+        return [text for value in told.values() for text in _texts(value)]
+    if isinstance(told, list | tuple):
+        return [text for value in told for text in _texts(value)]
+    return [told] if isinstance(told, str) else []
+
+
+def _named(text: str) -> str:
+    """What a text names that is not in the recipe itself: a file of weights, a bundle; empty for any other."""
+    path = Path(text)
+    if path.suffix and path.is_file():
+        return file_hash(path)
+    folder = path if (path / CARD).is_file() else assets.RELEASED_BUNDLES / text
+    return open_bundle(folder).hash if (folder / CARD).is_file() else ""
+
+
+def _networks() -> list[str]:
+    """Modules that networks are built by, which tables of names lead to."""
+    return [
+        f"{networks.__name__}.{p.stem}" for p in Path(networks.__file__).parent.glob("*.py") if p.stem != "__init__"
+    ]
 
 
 def parts_of(recipe: Recipe) -> list[str]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 
 from detect.classify.settings import ZooSettings
 from detect.data.typed import TypedCell
-from detect.evaluate.classification import PER_TYPE, ClassificationReport
-from detect.evaluate.intervals import Interval, plain_json
-from detect.evaluate.tables import table
+from detect.evaluate.classification import RATES, ClassificationReport
+from detect.evaluate.intervals import plain_json
+from detect.evaluate.tables import table, write_csv
+
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +28,42 @@ class Row:
 
     Attributes:
         kind: see `Leg`. report: over the held-out cells of all legs, none of which a model had seen.
+        rare: types with too few groups among these to be scored, and how many they have.
+        learnt_groups: groups learnt from, mean over legs.
         spread: standard deviation of macro F1 over legs; NaN of one. converged: no leg was still getting better on dev.
-        ece_before: calibration error without the temperature.
+        minutes: of fitting all that it is made of. own_minutes: without those parts that are rows themselves.
+        machines: on which its legs were fitted. stale: kept though what it rests on has changed.
     """
 
     name: str
     kind: str
+    rare: Mapping[str, int]
+    learnt_groups: float
     report: ClassificationReport
     spread: float
     parameters: int
     epochs: float
     converged: bool
     minutes: float
-    ece_before: Interval
+    own_minutes: float
+    machines: tuple[str, ...]
+    stale: bool = False
+
+    @property
+    def learnt(self) -> bool:
+        """Whether it is surely better than chance: a network that learnt nothing has come to rest too."""
+        return self.report.balanced_accuracy.low > 1 / max(1, len(self.report.types) - len(self.rare))
+
+    @property
+    def ranked(self) -> bool:
+        """Whether its figures say what it can reach."""
+        return self.converged and self.learnt
+
+    @property
+    def state(self) -> str:
+        """Whether it is ranked, in words."""
+        why = "yes" if self.ranked else "no: not ranked" if self.learnt else "no better than chance: not ranked"
+        return why + ("; kept though it changed" if self.stale else "")
 
     @property
     def title(self) -> str:
@@ -84,37 +110,44 @@ def row_json(row: Row) -> dict[str, Any]:
 
 
 _HEADS = (
-    "model", "macro F1", "spread", "balanced accuracy", "accuracy", "kappa", "ROC AUC", "PR AUC", "ECE",
-    "ECE before", "Brier", "parameters, M", "epochs", "minutes", "converged",
+    "model", "cells", "groups", "groups learnt from", "macro F1", "spread", "balanced accuracy", "accuracy", "kappa",
+    "ROC AUC", "PR AUC", "ECE", "ECE before", "Brier", "parameters, M", "epochs", "minutes", "converged",
 )  # fmt: skip
 
 
 def _line(row: Row) -> tuple[object, ...]:
     r = row.report
+    spread = "-" if np.isnan(row.spread) else f"{row.spread:.3f}"
     return (
-        row.title, r.macro_f1, f"{row.spread:.3f}", r.balanced_accuracy, r.accuracy, r.kappa, r.macro["ROC AUC"],
-        r.macro["PR AUC"], r.ece, row.ece_before, r.brier, f"{row.parameters / 1e6:.2f}", f"{row.epochs:.0f}",
-        f"{row.minutes:.1f}", "yes" if row.converged else "no: not ranked",
+        row.title, r.n_cells, r.n_groups, f"{row.learnt_groups:.0f}", r.macro_f1, spread, r.balanced_accuracy,
+        r.accuracy, r.kappa, r.macro["ROC AUC"], r.macro["PR AUC"], r.ece, r.ece_before, r.brier,
+        f"{row.parameters / 1e6:.2f}", f"{row.epochs:.0f}", f"{row.minutes:.1f}", row.state,
     )  # fmt: skip
 
 
-def write(rows: Sequence[Row], rare: Mapping[str, int], settings: ZooSettings, out: Path) -> None:
+def write(
+    rows: Sequence[Row], rare: Mapping[str, int], settings: ZooSettings, out: Path, failed: Mapping[str, str]
+) -> None:
     """The table as JSON, CSV and Markdown."""
     told = [row_json(r) for r in rows]
-    about = {"settings": settings.model_dump(mode="json"), "not_scored": dict(rare), "rows": told}
+    about = {
+        "settings": settings.model_dump(mode="json"),
+        "not_scored": dict(rare),
+        "failed": dict(failed),
+        "rows": told,
+    }
     (out / "zoo.json").write_text(plain_json(about), "utf-8")
     with (out / "zoo.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_HEADS)
-        writer.writerows(_line(r) for r in rows)
-    (out / "zoo.md").write_text(markdown(rows, rare, settings), "utf-8")
+        write_csv(file, _HEADS, [_line(r) for r in rows])
+    (out / "zoo.md").write_text(markdown(rows, rare, settings, failed), "utf-8")
 
 
-def markdown(rows: Sequence[Row], rare: Mapping[str, int], settings: ZooSettings) -> str:
+def markdown(
+    rows: Sequence[Row], rare: Mapping[str, int], settings: ZooSettings, failed: Mapping[str, str] = NONE
+) -> str:
     """The table to read."""
     if not rows:
         return "# No row is done\n"
-    one = rows[0].report
     how = {
         "folds": f"{settings.folds} grouped folds",
         "curve": f"{settings.folds} grouped folds, shares of the groups to learn from",
@@ -124,8 +157,8 @@ def markdown(rows: Sequence[Row], rare: Mapping[str, int], settings: ZooSettings
     lines = [
         f"# {', '.join(settings.data)}: {how}",
         "",
-        f"{one.n_cells} cells held out, {one.n_groups} groups. 95 % intervals by bootstrap over groups; spread: "
-        "standard deviation of macro F1 over legs. Probabilities at a temperature fitted on dev.",
+        "95 % intervals by bootstrap over groups of the cells held out; spread: standard deviation of macro F1 over "
+        "legs. Probabilities at a temperature fitted on dev.",
         "",
     ]
     if settings.leak:
@@ -133,11 +166,16 @@ def markdown(rows: Sequence[Row], rare: Mapping[str, int], settings: ZooSettings
     if rare:
         told = ", ".join(f"{kind} ({n} groups)" for kind, n in rare.items())
         lines += [f"Not scored, fewer than {settings.min_groups} groups: {told}.", ""]
+    lines += [f"Not fitted: {name}: {why}." for name, why in failed.items()]
+    lines += [""] * bool(failed)
+    few = {r.kind: ", ".join(f"{t} ({n} groups)" for t, n in r.rare.items()) for r in rows if r.rare}
+    for kind, told in few.items():
+        lines += [f"Of {kind} not scored, fewer than {settings.min_groups} groups there: {told}.", ""]
     lines += table(_HEADS, map(_line, rows))
     lines += ["", "## By type", ""]
-    heads = ("model", "type", "cells", *PER_TYPE)
+    heads = ("model", "type", "cells", *RATES)
     each = (
-        (r.title, t, int(r.report.confusion[i].sum()), *(figures[f] for f in PER_TYPE))
+        (r.title, t, int(r.report.confusion[i].sum()), *(figures[f] for f in RATES))
         for r in rows
         for i, (t, figures) in enumerate(r.report.per_type.items())
     )

@@ -24,20 +24,25 @@ def export(
     licence: Annotated[str, typer.Option("--licence", help="Licence of the weights.")] = "AGPL-3.0-or-later",
     limit: Annotated[list[str] | None, typer.Option("--limit", help="A limit for the card; may be repeated.")] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the images.")] = None,
+    graph_only: Annotated[
+        bool, typer.Option("--graph-only", help="Leave a detector's weights out, once its graph answers as they do.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
 ) -> None:
     """Write bundle.yaml, weights.safetensors and model.onnx; thresholds are chosen on part dev."""
     from detect.bundles.draft import Description
     from detect.config import load_yaml
-    from detect.errors import DataError
+    from detect.errors import ConfigError, DataError
 
     if not (run / "run.yaml").is_file():
         raise DataError("not a finished run: no run.yaml", where=str(run), remedy="finish it with --resume")
     chosen = name or out.name
     about = Description(chosen, title or chosen, licence, tuple(limit or ()))
     task = load_yaml(run / "run.yaml").get("task")
+    if graph_only and task in ("segmenter", "classifier"):
+        raise ConfigError(f"--graph-only: this is a {task}", remedy="drop it: its weights are small")
     if task == "segmenter":
-        from detect.classify.segmenters import export as export_segmenter
+        from detect.classify.segmenter_bundle import export as export_segmenter
 
         parts = export_segmenter(run, out, about, overwrite=overwrite)
         console.print(f"on dev: IoU of cells {parts.figures['cell IoU']}, of nuclei {parts.figures['nucleus IoU']}")
@@ -49,7 +54,7 @@ def export(
     else:
         from detect.detectors.export import export as export_detector
 
-        report = export_detector(run, out, about, root=root, overwrite=overwrite)
+        report = export_detector(run, out, about, root=root, graph_only=graph_only, overwrite=overwrite)
         console.print(f"on dev: mAP50 {report.ap.map50}, mAP50-95 {report.ap.map50_95}")
     console.print(f"bundle written to {out}")
     console.print(f"next: smear bundle verify {out}")
@@ -67,6 +72,9 @@ def fuse(
     ] = None,
     views: Annotated[str, typer.Option("--views", help="none; flips looks at the mirror images too.")] = "none",
     iou: Annotated[float, typer.Option("--iou", min=0.1, max=0.95, help="Overlap that makes two boxes one.")] = 0.6,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Bundles that lie beside --out are named, not copied.")
+    ] = False,
     name: Annotated[str | None, typer.Option("--name", help="Name on the card; the folder's by default.")] = None,
     title: Annotated[str | None, typer.Option("--title", help="One line on the card.")] = None,
     licence: Annotated[str, typer.Option("--licence", help="Licence of the whole.")] = "AGPL-3.0-or-later",
@@ -82,7 +90,9 @@ def fuse(
     chosen = name or out.name
     opened = [open_bundle(b, "detector") for b in bundles]
     names = tuple(bundle.card.name for bundle in opened)
-    settings = EnsembleSettings(members=names, weights=tuple(weight or ()), views=chosen_views(views), fuse_iou=iou)
+    settings = EnsembleSettings(
+        members=names, weights=tuple(weight or ()), views=chosen_views(views), fuse_iou=iou, beside=beside
+    )  # fmt: skip
     about = Description(chosen, title or chosen, licence)
     report = run(opened, settings, out, about, load_card(data), split=split_file, root=root, overwrite=overwrite)
     console.print(f"on dev: mAP50 {report.ap.map50}, mAP50-95 {report.ap.map50_95}")
@@ -98,14 +108,16 @@ def verify(
     most: Annotated[int, typer.Option("--most", min=1, help="Fields to compare on.")] = 16,
 ) -> None:
     """Check hashes, and that each engine and the training framework give the same answers. Exit 1 if not."""
-    from detect.bundles.card import GRAPH, MEMBERS
+    from detect.bundles.card import GRAPH, MEMBERS, WEIGHTS
+    from detect.bundles.folder import beside as cards_beside
     from detect.bundles.folder import open_bundle
     from detect.cli.samples import fields_or_drawn
     from detect.runtime.base import EngineSettings, installed
 
     opened = open_bundle(bundle)
     console.print(f"{opened.card.name}: hashes match the card")
-    for member in sorted((opened.path / MEMBERS).glob("*")):
+    members = [(opened.path / name).parent for name in cards_beside(opened.card)]
+    for member in members or sorted((opened.path / MEMBERS).glob("*")):
         verify(str(member), images, most)
     if GRAPH not in opened.card.files:
         console.print(f"{opened.card.name} has no graph, so there is nothing to compare between engines")
@@ -128,7 +140,8 @@ def verify(
         )
         for r in rows
     )
-    print_table(f"against the training framework, {len(fields)} fields", columns, table)
+    against = "the training framework" if WEIGHTS in opened.card.files else "ONNX Runtime: the bundle has no weights"
+    print_table(f"against {against}, {len(fields)} fields", columns, table)
     if not all(r.holds for r in rows):
         raise typer.Exit(1)
 

@@ -138,11 +138,14 @@ def classifier(
     cells = cells_of(read_split(split), load_typed([load_card(d) for d in data], tally), part)
     print_tally(tally)
     runner = BundleClassifier(opened, engine_settings(engine, precision, device))
-    scores, _, truth = raw_scores(runner, cells)
+    scores, distances, truth = raw_scores(runner, cells)
     probabilities = softmax(scores, runner.settings.temperature)
     groups = [c.group for c in cells]
     likely = runner.likely(probabilities)
-    report = measure(runner.classes.names, truth, probabilities, groups, likely, rounds=rounds, seed=seed)
+    report = measure(
+        runner.classes.names, truth, probabilities, groups, likely,
+        unfamiliar=runner.unfamiliar(distances), plain=softmax(scores), rounds=rounds, seed=seed,
+    )  # fmt: skip
     sets = "+".join(data)
     title = f"{opened.card.name} on {sets}, part {part}"
     flags = " ".join(f"--data {d}" for d in data)
@@ -170,17 +173,21 @@ def classifier(
         ((n, report.confusion[i].sum(), report.f1[n]) for i, n in enumerate(report.types)),
     )
     console.print(
-        f"macro F1 {report.macro_f1}, accuracy {report.accuracy}; {report.n_cells} cells, {report.n_groups} groups"
+        f"macro F1 {report.macro_f1}, balanced accuracy {report.balanced_accuracy}, accuracy {report.accuracy}; "
+        f"{report.n_cells} cells, {report.n_groups} groups"
     )
+    console.print(f"calibration error {report.ece}, before the temperature {report.ece_before}")
     console.print(f"answered {report.answered}, right among them {report.accuracy_answered}")
+    console.print(f"set holds the type {report.covered}, flagged as unfamiliar {report.unfamiliar}")
     if write_card:
-        add_metrics(opened.path, metrics(report, sets, split, part, command))
+        fields = len({c.path for c in cells})
+        add_metrics(opened.path, metrics(report, sets, split, part, command, fields=fields))
     console.print(f"written to {out}")
 
 
 @app.command()
 def segmenter(
-    bundle: Annotated[str, typer.Argument(help="Segmenter bundle, or 'classical'.")],
+    bundle: Annotated[str, typer.Argument(help="Segmenter bundle, detector bundle with masks, or 'classical'.")],
     data: Annotated[str, typer.Option("--data", help="Dataset card with masks of cell and nucleus.")],
     split_file: Annotated[str, typer.Option("--split-file", help="Split of the set, by name or path.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json, metrics.md and a picture.")],
@@ -192,7 +199,7 @@ def segmenter(
     """Nucleus and cytoplasm against the drawn masks: overlap, and agreement of area and N:C ratio."""
     from detect.bundles.folder import add_metrics, open_bundle
     from detect.classify.parts import open_segmenter
-    from detect.classify.segmenters import compared, part_metrics
+    from detect.classify.segmenter_bundle import compared, part_metrics
     from detect.data.cards import load_card
     from detect.data.splits import cells_of, read_split
     from detect.data.typed import load_typed
@@ -347,7 +354,7 @@ def zoo(
     for kind, groups in rare.items():
         console.print(f"not scored: {kind}, {groups} groups")
     heads = ("model", "macro F1", "balanced accuracy", "converged")
-    lines = ((r.title, r.report.macro_f1, r.report.balanced_accuracy, "yes" if r.converged else "no") for r in rows)
+    lines = ((r.title, r.report.macro_f1, r.report.balanced_accuracy, r.state) for r in rows)
     print_table(config, heads, lines)
     console.print(f"written to {out}")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from detect import __version__
-from detect.cli import bundle, data, doctor, evaluate, explain, review, runs, score, train, watch, web
+from detect.cli import bundle, data, doctor, evaluate, explain, review, runs, score, tables, train, watch, web
 from detect.cli.output import error
 from detect.errors import SmearError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(train.app, name="train")
+evaluate.app.command("table")(tables.table)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(review.app, name="review")

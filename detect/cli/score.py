@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def score(
-    folder: Annotated[Path, typer.Argument(help="Folder with one sub-folder of images a slide.")],
-    out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
+    folder: Annotated[str, typer.Argument(help="Folder with one sub-folder of images a slide; or its URL, as s3://…")],
+    out: Annotated[str, typer.Option("--out", help="Run folder to write; or its URL.")],
     pipeline: Annotated[
         str, typer.Option("--pipeline", help="YAML of a pipeline, or the name of a packaged one.")
     ] = "default",
@@ -74,6 +74,10 @@ def score(
     cell_diameter_px: Annotated[
         float | None, typer.Option("--cell-diameter-px", help="Diameter of a red cell, in place of --scale auto.")
     ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", help="Folder for copies of what lies at a URL; else a temporary one."),
+    ] = None,
     log: Annotated[str, typer.Option("--log", help="bar, or json: a line of JSON for each thing done.")] = "bar",
     metrics: Annotated[
         Path | None, typer.Option("--metrics", help="File of figures for Prometheus, such as smear.prom.")
@@ -102,8 +106,9 @@ def score(
     )
 
     from detect.config import parse
-    from detect.errors import ConfigError, StoppedRunError
+    from detect.errors import ConfigError, SmearError, StoppedRunError
     from detect.score import manifest as manifests
+    from detect.score.remote import places
     from detect.score.run import score as run
     from detect.score.settings import ScoreSettings
     from detect.score.telemetry import Metrics
@@ -132,6 +137,7 @@ def score(
     if log not in ("bar", "json"):
         raise ConfigError(f"--log {log}: no such choice", remedy="one of: bar, json")
     known = manifests.NONE if manifest is None else manifests.read(manifest)
+    at = places(folder, out, work)
     figures = None if metrics is None else Metrics(metrics, str(out))
 
     def watch(line: Mapping[str, object]) -> None:
@@ -141,6 +147,7 @@ def score(
             figures.line(line)
 
     with (
+        at,
         asked_to_stop() as stop,
         Progress(
             TextColumn("scoring"),
@@ -163,9 +170,10 @@ def score(
 
         try:
             outcome = run(
-                folder,
-                out,
+                at.folder,
+                at.out,
                 settings,
+                links=at.links,
                 known=known,
                 overwrite=overwrite,
                 resume=resume,
@@ -177,12 +185,17 @@ def score(
         except StoppedRunError as error:
             error_line = str(error)
             code = 130 if error.asked else 4
+        except SmearError:
+            if not (at.out / "run.yaml").is_file():  # nothing to go on with: no copy of a picture stays
+                at.clear()
+            raise
         else:
             code = 0
     if code:
         say_error(error_line)
         raise typer.Exit(code)
-    _print(outcome)
+    _print(outcome, out if at.links.output else "")
+    at.clear()
     if outcome.fields_failed:
         raise typer.Exit(3)
 
@@ -216,7 +229,8 @@ def thresholds(given: list[str]) -> dict[str, str]:
     return out
 
 
-def _print(outcome: Outcome) -> None:
+def _print(outcome: Outcome, url: str = "") -> None:
+    """The differentials, and where the report lies: at a URL, where there is one."""
     from rich.table import Table
 
     from detect.score.run import STATEMENT
@@ -241,7 +255,7 @@ def _print(outcome: Outcome) -> None:
             console.print("the size of its cells was not clear; see --mpp and --cell-diameter-px", soft_wrap=True)
         for called in outcome.called:
             if called.slide == slide.name:
-                about = "FAB type" if called.question == "FAB" else called.question
+                about = "FAB type" if called.question == "FAB" else "pattern of the slide"
                 console.print(f"{about}: {called.said} ({called.counted} cells, by {called.by})", soft_wrap=True)
     if outcome.synthetic:
         names = ", ".join(outcome.synthetic)
@@ -249,7 +263,8 @@ def _print(outcome: Outcome) -> None:
     for node in outcome.not_asked:
         console.print(f"not asked: {node}", soft_wrap=True)
     if len(outcome.slides) > 20:
-        console.print(f"... and {len(outcome.slides) - 20} more slides, see {outcome.out / 'slides.csv'}")
+        place = f"{url.rstrip('/')}/slides.csv" if url else str(outcome.out / "slides.csv")
+        console.print(f"... and {len(outcome.slides) - 20} more slides, see {place}")
     if outcome.others:
         kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in outcome.others)
         listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(6))
@@ -262,4 +277,5 @@ def _print(outcome: Outcome) -> None:
     if outcome.fields_failed:
         console.print(f"{outcome.fields_failed} fields not read: the report says why", style="bold")
     console.print(f"{STATEMENT}", style="bold")
-    console.print(f"report: {outcome.report.resolve()}", soft_wrap=True)
+    place = f"{url.rstrip('/')}/report/index.html" if url else str(outcome.report.resolve())
+    console.print(f"report: {place}", soft_wrap=True)

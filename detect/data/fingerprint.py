@@ -1,12 +1,17 @@
-"""Hashes of files, and of what was learnt from or measured on: pixels and labels alike."""
+"""Hashes of files, of what was learnt from or measured on (pixels and labels alike), and of the code that did it."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from detect.errors import DataError
 from detect.types import Dataset
+
+_HOME = Path(__file__).resolve().parents[2]  # of the package
 
 
 def file_hash(path: Path) -> str:
@@ -26,3 +31,68 @@ def fingerprint(dataset: Dataset) -> str:
         total.update(labelled.annotations.labels.tobytes())
     total.update("\0".join(dataset.classes.names).encode())
     return total.hexdigest()
+
+
+def code_fingerprint(modules: Iterable[str], libraries: Iterable[str] = (), leave: Iterable[str] = ()) -> str:
+    """SHA-256 over what modules of ours do, those that they import included, and over the versions of libraries.
+
+    Comments, docstrings and layout do not count: they change no figure. Modules that are named in a string only, as the
+    tables of adapters do, must be given.
+
+    Args:
+        leave: modules that do not count, nor what only they import.
+    """
+    total, seen, waiting = hashlib.sha256(), set(leave), sorted(set(modules))
+    trees: dict[str, ast.Module] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        path = _module(name)
+        if path is None:
+            raise DataError("no such module of ours", where=name, remedy="name it as Python does")
+        trees[name] = _bare(ast.parse(path.read_text("utf-8")))
+        waiting += [found for found in _imported(trees[name]) if found not in seen]
+    for name in sorted(trees):
+        total.update(f"{name}\0{ast.dump(trees[name])}\0".encode())
+    for library in sorted(set(libraries)):
+        total.update(f"{library} {_version(library)}\0".encode())
+    return total.hexdigest()
+
+
+def _module(name: str) -> Path | None:
+    place = _HOME.joinpath(*name.split("."))
+    return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Modules of ours that are imported anywhere in one."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        yield from (n for n in names if n.split(".")[0] == "detect" and _module(n) is not None)
+
+
+def _bare(tree: ast.Module) -> ast.Module:
+    """Without docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return tree
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "none"

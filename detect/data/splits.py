@@ -85,11 +85,11 @@ class Split:
         Raises:
             DataError: a field is missing, or its file is not the one that the split was made for.
         """
-        rows = {row.field: row for row in self.rows if row.part == part}
+        here = {f.field.id: f for f in dataset.fields}
+        rows = {self._field(row, dataset.name, here): row for row in self.rows if row.part == part}
         if not rows:
             known = ", ".join(self.counts())
             raise DataError(f"no part '{part}'", where=self.name, remedy=f"the parts are: {known}")
-        here = {f.field.id: f for f in dataset.fields}
         missing = sorted(set(rows) - set(here))
         if missing:
             what = f"{len(missing)} fields of the split are not in {dataset.name}, the first is '{missing[0]}'"
@@ -104,6 +104,12 @@ class Split:
                         remedy="get the published file again, or make a split for your copy",
                     )
         return with_groups(replace(dataset, fields=tuple(kept)), {n: row.group for n, row in rows.items()})
+
+    @staticmethod
+    def _field(row: Row, name: str, here: Mapping[str, object]) -> str:
+        """The field of a set that a row tells of; splits of cells name the set before it."""
+        within = row.field.removeprefix(f"{name}/")
+        return within if row.field not in here and within in here else row.field
 
     def write(self, path: Path) -> None:
         """As CSV, rows in the order of their fields."""

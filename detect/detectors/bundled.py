@@ -66,9 +66,9 @@ class BundleDetector:
         self._tile = tile
         self.settings: DetectorGraph = bundle.detector
         self._most = max_detections or self.settings.max_detections
-        self.classes = ClassMap(bundle.card.classes)
-        chosen = dict(self.settings.thresholds) | dict(thresholds or {})
-        self._thresholds = np.array([chosen[name] for name in self.classes.names], np.float32)
+        self.classes = ClassMap(bundle.names)
+        chosen = bundle.thresholds | dict(thresholds or {})
+        self._thresholds = np.array([chosen[name] for name in bundle.names], np.float32)
         self._run: Graph = graph or _graph(bundle, engine or EngineSettings())
 
     @property

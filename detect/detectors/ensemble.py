@@ -41,7 +41,7 @@ class EnsembleSettings(Settings):
     """How detectors are made one.
 
     Attributes:
-        members: names of the folders of their bundles.
+        members: names of the folders of their bundles. beside: these lie beside the bundle, not in it.
         weights: how much each counts; equal where none are given.
         views: none looks at a field once; flips also at its three mirror images (test-time augmentation).
         fuse_iou: boxes of one class that overlap more than this are one cell.
@@ -51,6 +51,7 @@ class EnsembleSettings(Settings):
     weights: tuple[float, ...] = ()
     views: Views = "none"
     fuse_iou: float = Key(FUSE_IOU, gt=0, lt=1)
+    beside: bool = False
 
 
 class EnsembleDetector:

@@ -87,7 +87,7 @@ def evaluate(
     runner = open_detector(
         bundle,
         asked.engine,
-        thresholds=dict.fromkeys(bundle.card.classes, MIN_SCORE),
+        thresholds=dict.fromkeys(bundle.names, MIN_SCORE),
         max_detections=asked.max_detections,
     )
     kinds, identity = strata(dataset), fingerprint(dataset)
@@ -100,9 +100,7 @@ def evaluate(
         progress=lambda done: progress(done, n) if progress else None,
     )
     cap = asked.max_detections or bundle.detector.max_detections
-    report, ap = measure(
-        dataset, found, bundle.detector.thresholds, cap=cap, rounds=asked.rounds, seed=asked.seed, kinds=kinds
-    )
+    report, ap = measure(dataset, found, bundle.thresholds, cap=cap, rounds=asked.rounds, seed=asked.seed, kinds=kinds)
     split = None if asked.part == EVERYTHING else asked.split or card.split
     title = f"{bundle.card.name} on {card.name}, part {asked.part}"
     about: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,37 @@ from detect.config import load, load_yaml
 from detect.detectors.base import Architecture, DetectorSettings, family
 from detect.detectors.bundled import BundleDetector
 from detect.detectors.measure import graph_section, predict_all
+from detect.detectors.parity import parity
 from detect.detectors.train import kept_cards, leak_warning, split_parts
-from detect.errors import DataError
+from detect.errors import BundleError, ConfigError, DataError
 from detect.evaluate.detection import DetectionReport, measure
-from detect.evaluate.thresholds import best_f1
+from detect.evaluate.thresholds import CHOICE, best_f1
 from detect.formats.tally import Tally
-from detect.runtime.base import FRAMEWORK, EngineSettings
+from detect.images import decode
+from detect.runtime.base import FRAMEWORK, EngineSettings, installed
 from detect.taxonomy import taxonomy
+from detect.types import Image
+
+_COMPARED = 64  # fields of dev on which a graph that stands alone is compared with its weights
 
 
 def export(
-    run: Path, out: Path, about: Description, *, root: Path | None = None, overwrite: bool = False
+    run: Path,
+    out: Path,
+    about: Description,
+    *,
+    root: Path | None = None,
+    graph_only: bool = False,
+    overwrite: bool = False,
 ) -> DetectionReport:
-    """Write the bundle of a run. Thresholds are chosen on, and the card's first figures measured on, part dev."""
+    """Write the bundle of a run. Thresholds are chosen on, and the card's first figures measured on, part dev.
+
+    Args:
+        graph_only: leave the weights out, which double the bundle, once every engine was seen to answer as they do.
+
+    Raises:
+        ConfigError: graph_only, and the family has no graph. BundleError: its graph answers otherwise than the weights.
+    """
     if not (run / "run.yaml").is_file():
         raise DataError(
             "not a finished run: no run.yaml",
@@ -41,6 +60,8 @@ def export(
     built = Architecture(**architecture)
     adapter = family(built.family)
     traits = adapter.traits(built)
+    if graph_only and not traits.exportable:
+        raise ConfigError(f"{built.name} has no graph", where=str(run), remedy="drop --graph-only")
     if traits.exportable:
         adapter.export_onnx(built, out / cards.WEIGHTS, settings.image_size, out / cards.GRAPH)
     card = kept_cards(run)[0]
@@ -64,13 +85,29 @@ def export(
     engine = EngineSettings() if traits.exportable else EngineSettings(FRAMEWORK)
     found = predict_all(BundleDetector(bundle, engine), dev)
     thresholds = best_f1(dev, found)
-    choice = f"highest F1 at IoU 0.5 on part dev of {_first(record['split'])} ({len(dev)} fields), per class"
+    choice = f"{CHOICE} on part dev of {_first(record['split'])} ({len(dev)} fields), per class"
     graph = graph.model_copy(update={"thresholds": thresholds, "threshold_choice": choice})
     report, _ = measure(dev, found, thresholds, cap=settings.max_detections)
     command = f"smear bundle export RUN --out BUNDLE --name {about.name}"
     figures = metrics(report, card.name, _first(record["split"]), "dev", command)
-    write_card(draft.model_copy(update={"detector": graph, "metrics": figures}), out)
+    made = draft.model_copy(update={"detector": graph, "metrics": figures})
+    bundle = Bundle(write_card(made, out), out, "")
+    if graph_only:
+        _leave_weights(bundle, [decode.read(f.field.path) for f in dev.fields[:_COMPARED]])
+        write_card(made, out)
     return report
+
+
+def _leave_weights(bundle: Bundle, fields: Sequence[Image]) -> None:
+    for name in installed():
+        told = parity(bundle, fields, EngineSettings(name))
+        if not told.close:
+            what = (
+                f"{told.engine} answers otherwise than the weights: {told.unmatched} of {told.cells} cells in one only"
+                f", boxes up to {told.box_pixels:.2f} px and scores up to {told.score:.4f} apart"
+            )
+            raise BundleError(what, where=str(bundle.path), remedy="export it with its weights: drop --graph-only")
+    bundle.weights.unlink()
 
 
 def _first(told: str | list[str]) -> str:

@@ -19,7 +19,7 @@ from detect.detectors.train import split_parts
 from detect.errors import ConfigError
 from detect.evaluate.align import align
 from detect.evaluate.detection import DetectionReport, measure
-from detect.evaluate.thresholds import best_f1
+from detect.evaluate.thresholds import CHOICE, best_f1
 from detect.formats.tally import Tally
 
 
@@ -37,7 +37,8 @@ def fuse(
     """Write a bundle of bundles: copies of its members, and a card with thresholds and figures from part dev.
 
     Args:
-        settings: how they are made one; its members are the names of `bundles`, in their order.
+        settings: how they are made one; its members are the names of `bundles`, in their order. Members that lie beside
+            `out` need no copies: the card holds hashes of theirs.
         data: the set whose part dev chooses the thresholds; what its members learnt from must not be in it.
     """
     _check(bundles, settings, out)
@@ -48,14 +49,14 @@ def fuse(
     # An older bundle gives way only to a finished one.
     staged = out.with_name(f".{out.name}.new")
     with whole(staged) as made:
-        for bundle in bundles:
+        for bundle in bundles if not settings.beside else ():
             shutil.copytree(bundle.path, made / MEMBERS / bundle.card.name)
         opened = Bundle(write_card(draft, made), made, "")
         model, section = open_detector(opened), opened.detector
         dev = align(dev, model.classes)
         found = predict_all(model, dev)
         thresholds = best_f1(dev, found)
-        choice = f"highest F1 at IoU 0.5 on part dev of {told} ({len(dev)} fields), per class"
+        choice = f"{CHOICE} on part dev of {told} ({len(dev)} fields), per class"
         section = section.model_copy(update={"thresholds": thresholds, "threshold_choice": choice})
         report, _ = measure(dev, found, thresholds, cap=section.max_detections)
         figures = metrics(report, data.name, told, "dev", _command(about.name, data.name, split, settings))
@@ -84,6 +85,10 @@ def _check(bundles: Sequence[Bundle], settings: EnsembleSettings, out: Path) -> 
         what = "some bundles know how large red cells were in their training, and some do not"
         raise ConfigError(what, remedy="export those that do not again: they would look at slides at another scale")
     for bundle in bundles:
+        here = out.resolve().parent / bundle.card.name
+        if settings.beside and bundle.path.resolve() != here:
+            what = f"{bundle.path} does not lie beside it, in a folder of its name"
+            raise ConfigError(what, where=str(out), remedy=f"put it into {here}, or have members copied")
         if _nested(out.resolve(), bundle.path.resolve()):
             what = f"would lie in {bundle.path}, or that in it"
             raise ConfigError(what, where=str(out), remedy="name another folder")
@@ -93,7 +98,7 @@ def _draft(bundles: Sequence[Bundle], settings: EnsembleSettings, about: Descrip
     """The card before its thresholds and figures."""
     sections = [bundle.detector for bundle in bundles]
     built = [bundle.card.architecture for bundle in bundles]
-    classes = tuple(dict.fromkeys(name for bundle in bundles for name in bundle.card.classes))
+    classes = tuple(dict.fromkeys(name for bundle in bundles for name in bundle.names))
     learnt = [b.card.trained_on for b in bundles if b.card.architecture.get("family") != "classical"] or ["real"]
     return Card(
         name=about.name,
@@ -129,6 +134,7 @@ def _command(name: str, data: str, split: str | None, settings: EnsembleSettings
     words += [f"--split-file {split}"] if split else []
     words += [f"--weight {w:g}" for w in settings.weights]
     words += [f"--views {settings.views}"] if settings.views != "none" else []
+    words += ["--beside"] if settings.beside else []
     words += [f"--iou {settings.fuse_iou:g}"] if settings.fuse_iou != FUSE_IOU else []
     return " ".join(words)
 

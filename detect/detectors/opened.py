@@ -24,11 +24,11 @@ def open_detector(
     """The detector of a bundle.
 
     Args:
-        thresholds: least score per class, in place of the bundle's own.
+        thresholds: least score per class, by our names, in place of the bundle's own.
         max_detections: most cells of one field, or of one tile of a larger one, in place of the bundle's own.
     """
     family, config = bundle.card.architecture.get("family"), bundle.card.architecture.get("config")
-    least = dict(bundle.detector.thresholds) | dict(thresholds or {})
+    least = bundle.thresholds | dict(thresholds or {})
     if family == "classical":
         settings = ClassicalSettings.model_validate(config)
         return ClassicalDetector(settings, thresholds=least, max_detections=max_detections)
@@ -36,7 +36,8 @@ def open_detector(
         together = EnsembleSettings.model_validate(config)
         # Room for what several see weakly and the fusion drops.
         most = 2 * (max_detections or bundle.detector.max_detections)
-        paths = [bundle.path / MEMBERS / name for name in together.members]
+        home = bundle.path.resolve().parent if together.beside else bundle.path / MEMBERS
+        paths = [home / name for name in together.members]
         members = [open_detector(open_bundle(p, "detector"), engine, max_detections=most) for p in paths]
         return EnsembleDetector(members, together, thresholds=least)
     return BundleDetector(bundle, engine, thresholds=thresholds, max_detections=max_detections)

@@ -82,7 +82,7 @@ def check_precisions(
 
 def _map(bundle: Bundle, dataset: Dataset, engine: EngineSettings) -> float:
     """mAP50-95, as a fraction."""
-    detector = BundleDetector(bundle, engine, thresholds=dict.fromkeys(bundle.card.classes, MIN_SCORE))
+    detector = BundleDetector(bundle, engine, thresholds=dict.fromkeys(bundle.names, MIN_SCORE))
     matched = Ap(dataset, predict_all(detector, dataset), bundle.detector.max_detections).matched
     return float(mean_and_each(matched, np.ones((1, len(dataset))))[0, 1])
 

@@ -1,40 +1,38 @@
-"""YOLO and RT-DETR, through ultralytics. The only file that imports it.
-
-A model is named as the library names it (yolov8n, yolo11s, rtdetr-l), by a file of `configs/models/` in the same way
-(yolov5n-ghost, yolov4u, rtdetr-small), or by the path of a user's own YAML.
-"""
+"""YOLO and RT-DETR, trained by ultralytics. This file and `ultralytics_models` are the only ones that import it."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image as PilImage
 
-from detect import assets
 from detect.config import load_yaml
 from detect.data import augment
-from detect.detectors.base import Architecture, DetectorSettings, TrainingJob, Traits
+from detect.detectors.base import Architecture, DetectorSettings, TrainingJob
 from detect.detectors.prepared import prepared
-from detect.errors import BundleError, ConfigError, DataError, MissingExtraError
+from detect.errors import ConfigError, DataError, MissingExtraError
 from detect.formats import yolo
 from detect.formats.labels import stem_of
 from detect.runtime.base import cores
 
-# Set before the import: a checkpoint of ours is read with torch's restricted unpickler, and nothing installs itself.
-os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "1")
-os.environ.setdefault("YOLO_AUTOINSTALL", "false")
-
-_open = PilImage.open
 try:
+    # first of all: what it says of the library must be said before the library is read
+    from detect.detectors.ultralytics_models import (  # isort: skip
+        STRIDE,
+        config_of,
+        describe,
+        export_onnx,
+        is_transformer,
+        new,
+        reference,
+        traits,
+    )
     import torch
     import ultralytics
     from safetensors.torch import load_file, save_file
@@ -42,47 +40,33 @@ try:
     from ultralytics.engine import trainer, validator
     from ultralytics.models.rtdetr import train as rtdetr
     from ultralytics.models.yolo.detect import DetectionTrainer
-    from ultralytics.nn.modules import Detect, RTDETRDecoder
-    from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, guess_model_scale, load_checkpoint
+    from ultralytics.nn.modules import Detect
+    from ultralytics.nn.tasks import DetectionModel, load_checkpoint
     from ultralytics.utils.downloads import GITHUB_ASSETS_STEMS
-    from ultralytics.utils.events import events
     from ultralytics.utils.torch_utils import intersect_dicts, unwrap_model
 
     import detect.data.transforms  # known by name where the library makes them again in its processes  # noqa: F401
-    from detect.detectors import loop
-    from detect.detectors.devices import device_of, first_of, named, precision_of
+    from detect.detectors.devices import first_of, named, precision_of
     from detect.detectors.ultralytics_losses import Loss, as_float, judge_the_rest
 except ImportError as error:
     raise MissingExtraError("the ultralytics family", "train") from error
 
+__all__ = ["architecture", "export_onnx", "reference", "train", "traits"]
 
-PilImage.open = _open  # the library puts its own in place, which would look for codecs in our decoder too
-events.enabled = False  # no usage statistics leave this machine
 trainer.check_amp = lambda _: True  # the library would download a model to try fp16 out on
-
-_OURS = "configs/models"
-_THEIRS = Path(ultralytics.__file__).parent / "cfg" / "models"
-_TRANSFORMER = "RTDETRDecoder"
-_HEADS = ("Detect", "v10Detect", _TRANSFORMER)
-_STRIDE = 32
-
-
-def traits(architecture: Architecture) -> Traits:
-    """See `Family.traits`. RT-DETR is trained on squares, and its boxes are fractions of the picture's sides."""
-    return Traits(stride=_STRIDE, square=_is_transformer(architecture.config))
 
 
 def architecture(settings: DetectorSettings, classes: int) -> Architecture:
     """See `Family.architecture`."""
-    config = _config(settings)
+    config = config_of(settings)
     _check_size(settings, settings.model)
-    return _describe(_new(config, classes), settings, classes)
+    return describe(new(config, classes), settings, classes)
 
 
 def train(job: TrainingJob) -> dict[str, Any]:
     """See `Family.train`. The library's own files (curves, checkpoints, log) go to `train/` of the run folder."""
     settings = job.settings
-    config = _config(settings, job.config)
+    config = config_of(settings, job.config)
     _check(job, config)
     folder = job.out / "train"
     last = folder / "weights" / "last.pt"
@@ -94,7 +78,8 @@ def train(job: TrainingJob) -> dict[str, Any]:
     if device.type == "cpu":
         torch.set_num_threads(cores())  # the library's run has just left one core idle, half of a machine with two
     with _bf16_on_cpu() if precision == "bf16" and device.type == "cpu" else nullcontext():
-        run.train()
+        if not (job.resume and _is_over(last)):
+            run.train()
     best = folder / "weights" / "best.pt"
     model, _ = load_checkpoint(best if best.is_file() else last)
     _save(model, settings, job)
@@ -120,7 +105,7 @@ def _ready(job: TrainingJob, config: dict[str, Any], folder: Path, devices: str,
         overrides |= {"mosaic": 0.0, "mixup": 0.0}  # a picture of several fields could not tell what is drawn on it
     if job.resume:
         overrides["resume"] = str(folder / "weights" / "last.pt")
-    run = (_TransformerRun if _is_transformer(config) else _Run)(overrides=overrides)
+    run = (_TransformerRun if is_transformer(config) else _Run)(overrides=overrides)
     if not job.resume and settings.pretrained is not True:
         run.model = run.get_model(cfg=config)
         _start_from(run.model, settings)
@@ -130,51 +115,16 @@ def _ready(job: TrainingJob, config: dict[str, Any], folder: Path, devices: str,
         unjudged = frozenset()  # a poor measure chooses an epoch better than none
     prepare = partial(_prepare, precision=precision, unlabelled=unlabelled, unjudged=unjudged)
     run.callbacks["on_pretrain_routine_end"].append(prepare)
-    run.callbacks["on_train_end"].append(_keep_outcome)
+    run.callbacks["on_model_save"].append(_keep_outcome)
     return run
 
 
-def _config(settings: DetectorSettings, where: str | None = None) -> dict[str, Any]:
-    """The model as the library's parser takes it, with its scale."""
-    name = settings.model
-    if name.endswith((".yaml", ".yml")):
-        stem, paths = Path(name).stem, [Path(name)]
-    else:
-        stem = re.sub(r"^(yolov5[nsmlx])u$", r"\1", name)  # the library's name for the weights of its yolov5
-        unscaled = re.sub(r"(\d+)[nsmlx]", r"\1", stem, count=1)
-        ours = [assets.ROOT / _OURS / f"{s}.yaml" for s in (stem, unscaled)]
-        theirs = {path.stem: path for path in _THEIRS.rglob("*.yaml")}
-        paths = [*ours, *(theirs[s] for s in (stem, unscaled) if s in theirs)]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        known = ", ".join(sorted(path.stem for path in (assets.ROOT / _OURS).glob("*.yaml")))
-        raise ConfigError(
-            f"model: no '{name}'", where=where, remedy=f"name one of the library's, one of ours ({known}), or a YAML"
-        )
-    config = load_yaml(found)
-    scales = config.get("scales")
-    if scales:
-        config["scale"] = guess_model_scale(stem) or config.get("scale") or next(iter(scales))
-        if config["scale"] not in scales:
-            raise ConfigError(
-                f"model: '{name}' asks for size {config['scale']}", where=where, remedy=f"sizes: {', '.join(scales)}"
-            )
-    head = config["head"][-1][2]
-    if head not in _HEADS:
-        raise ConfigError(f"model: '{name}' ends in {head}", where=where, remedy=f"take one with {', '.join(_HEADS)}")
-    return config
-
-
-def _is_transformer(config: Mapping[str, Any]) -> bool:
-    return bool(config["head"][-1][2] == _TRANSFORMER)
-
-
 def _check_size(settings: DetectorSettings, where: str) -> None:
-    if settings.image_size % _STRIDE:
+    if settings.image_size % STRIDE:
         raise ConfigError(
-            f"image_size: expected a multiple of {_STRIDE}, got {settings.image_size}",
+            f"image_size: expected a multiple of {STRIDE}, got {settings.image_size}",
             where=where,
-            remedy=f"take {-(-settings.image_size // _STRIDE) * _STRIDE}",
+            remedy=f"take {-(-settings.image_size // STRIDE) * STRIDE}",
         )
 
 
@@ -197,7 +147,7 @@ def _check(job: TrainingJob, config: Mapping[str, Any]) -> None:
                 where=job.config,
                 remedy="use a .safetensors file, or pass --trust-pickle if you trust who made it",
             )
-    if not _is_transformer(config):
+    if not is_transformer(config):
         return
     # Its loss matches queries to cells one to one, and has no place for a class that is drawn in part, nor weights.
     if any(job.unlabelled.values()):
@@ -257,7 +207,7 @@ class _TransformerRun(rtdetr.RTDETRTrainer):
     """
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
-        return build_yolo_dataset(self.args, img_path, batch, self.data, mode=mode, rect=False, stride=_STRIDE)
+        return build_yolo_dataset(self.args, img_path, batch, self.data, mode=mode, rect=False, stride=STRIDE)
 
 
 def _start_from(model: DetectionModel, settings: DetectorSettings) -> None:
@@ -276,8 +226,13 @@ def _start_from(model: DetectionModel, settings: DetectorSettings) -> None:
 _OUTCOME = "outcome.yaml"
 
 
+def _is_over(last: Path) -> bool:
+    """Whether the library had nothing more to learn when it was killed: it takes what is for going on out then."""
+    return int(load_checkpoint(last)[1].get("epoch", -1)) < 0
+
+
 def _keep_outcome(run: Any) -> None:
-    """What only the process that trained knows."""
+    """What only the process that trains knows, after every epoch: it may be killed before the end."""
     told = {
         "optimizer": str(run.args.optimizer),
         "lr0": float(run.args.lr0),
@@ -301,7 +256,7 @@ def _bf16_on_cpu() -> Iterator[None]:
     """Let the library train and measure dev in bf16 on a processor that has it: 2.5 times as fast as fp32 on AVX-512.
 
     Its own `autocast` refuses bf16 without CUDA, and offers no other place to turn it on. Boxes are worked out in full
-    precision, as in `_Graph`.
+    precision, as in `Graph`.
     """
     theirs, boxes = trainer.autocast, Detect._inference
 
@@ -337,7 +292,7 @@ def _devices(asked: str, batch: int) -> tuple[str, torch.device]:
 
 
 def _precision(asked: str, device: torch.device, config: Mapping[str, Any]) -> str:
-    if not _is_transformer(config):
+    if not is_transformer(config):
         return precision_of(asked, device)
     if asked not in ("auto", "fp32"):  # the library: "AMP training can lead to NaN outputs"
         raise ConfigError(f"precision: RT-DETR is trained in fp32, not in {asked}", remedy="use fp32 or auto")
@@ -348,120 +303,5 @@ def _save(model: DetectionModel, settings: DetectorSettings, job: TrainingJob) -
     model = model.float().eval()
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
     save_file(state, job.out / "weights.safetensors")
-    told = vars(_describe(model, settings, len(job.train.classes)))
+    told = vars(describe(model, settings, len(job.train.classes)))
     (job.out / "architecture.yaml").write_text(yaml.safe_dump(told, sort_keys=False), "utf-8")
-
-
-def _describe(model: DetectionModel, settings: DetectorSettings, classes: int) -> Architecture:
-    """Parameters and GFLOPs are those of what runs: without the head that YOLO26 and YOLOv10 have for training only."""
-    config = {k: v for k, v in model.yaml.items() if k not in ("yaml_file", "channels")} | {"nc": classes}
-    runs = deepcopy(model).eval()
-    _one_head(runs)
-    blank = torch.zeros((1, 3, settings.image_size, settings.image_size))
-    gflops = loop.flops(runs, lambda: runs(blank))
-    parameters = sum(p.numel() for p in runs.parameters())
-    return Architecture(settings.family, Path(settings.model).stem, config, parameters, gflops)
-
-
-def _new(config: Mapping[str, Any], classes: int) -> DetectionModel:
-    kind = RTDETRDetectionModel if _is_transformer(config) else DetectionModel
-    return kind(deepcopy(dict(config) | {"nc": classes}), ch=3, verbose=False)
-
-
-def _one_head(model: DetectionModel) -> None:
-    """Of a model with two heads keep the one-to-many head, whose boxes our suppression sorts out.
-
-    YOLO26 and YOLOv10 also have a one-to-one head that needs no suppression. Its boxes are a little worse (0.5 mAP on
-    COCO, says the library's guide), training measures dev and chooses the best epoch by the other head, and
-    suppression is ours to run anyway.
-    """
-    head = model.model[-1]
-    if isinstance(head, Detect):
-        head.end2end = False
-        head.fuse()
-
-
-def _build(architecture: Architecture, weights: Path) -> DetectionModel:
-    model = _new(architecture.config, int(architecture.config["nc"]))
-    try:
-        model.load_state_dict(load_file(weights), strict=True)
-    except RuntimeError as error:
-        raise BundleError(f"the weights do not fit the architecture: {error}", where=str(weights)) from error
-    _one_head(model)
-    return model.float().eval().fuse(verbose=False)
-
-
-class _Graph(torch.nn.Module):
-    """Pixels in, boxes and scores out: the contract of `Family.export_onnx`.
-
-    Boxes are worked out in full precision under autocast too: bf16 holds a corner to two pixels only. RT-DETR gives
-    the boxes of its queries, hardly any of which suppression will find to be doubles.
-    """
-
-    def __init__(self, model: DetectionModel) -> None:
-        super().__init__()
-        self.model = model
-        self.head = model.model[-1]
-        self.head.dynamic = True  # of any size
-        if isinstance(self.head, RTDETRDecoder):
-            self.head.forward = partial(_in_fp32, self.head.forward)
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raw = self.model(images.permute(0, 3, 1, 2).float() / 255.0)[1]
-        if isinstance(self.head, RTDETRDecoder):
-            height, width = images.shape[1:3]
-            boxes = raw[0][0] * torch.tensor([width, height, width, height], device=images.device)
-            scores = raw[1][0].sigmoid()
-        else:
-            with torch.autocast(images.device.type, enabled=False):
-                out = self.head._inference(as_float(raw)).transpose(1, 2)
-            boxes, scores = out[..., :4], out[..., 4:]
-        center, half = boxes[..., :2], boxes[..., 2:] / 2
-        return torch.cat((center - half, center + half), dim=-1), scores
-
-
-def _in_fp32(forward: Callable[..., Any], x: Any, batch: Any = None) -> Any:
-    with torch.autocast(x[0].device.type, enabled=False):
-        return forward(as_float(x), batch)
-
-
-def export_onnx(architecture: Architecture, weights: Path, image_size: int, path: Path) -> None:
-    """See `Family.export_onnx`."""
-    import onnx
-
-    graph = _Graph(_build(architecture, weights))
-    sample = torch.zeros((2, image_size, image_size, 3), dtype=torch.uint8)
-    fixed = traits(architecture).square
-    free = {0: "batch"} if fixed else {0: "batch", 1: "cells"}
-    torch.onnx.export(
-        graph,
-        (sample,),
-        str(path),
-        input_names=["images"],
-        output_names=["boxes", "scores"],
-        dynamic_axes={
-            "images": {0: "batch"} if fixed else {0: "batch", 1: "height", 2: "width"},
-            "boxes": free,
-            "scores": free,
-        },
-        opset_version=17,
-        dynamo=False,
-    )
-    onnx.checker.check_model(str(path))
-
-
-def reference(
-    architecture: Architecture, weights: Path, device: str = "cpu", precision: str = "fp32"
-) -> Callable[[Any], tuple[Any, Any]]:
-    """See `Family.reference`."""
-    place = device_of(device)
-    graph = _Graph(_build(architecture, weights)).to(place)
-    low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-    def run(images: Any) -> tuple[Any, Any]:
-        lowered = nullcontext() if low is None else torch.autocast(place.type, dtype=low)
-        with torch.inference_mode(), lowered:
-            boxes, scores = graph(torch.from_numpy(images).to(place))
-        return boxes.float().cpu().numpy(), scores.float().cpu().numpy()
-
-    return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from detect.evaluate.intervals import Interval, intervals, plain_json, ratio
 ANSWERS = "answers.json"
 Doubles = NDArray[np.float64]
 BINS = 15  # equal parts of the probability in which calibration is looked at
-PER_TYPE = ("precision", "recall", "specificity", "F1", "ROC AUC", "PR AUC")
-_WHOLE = ("accuracy", "balanced accuracy", "kappa", "Brier", "answered", "accuracy of answered", "covered")
+RATES = ("precision", "recall", "specificity", "F1", "ROC AUC", "PR AUC")
+SETS = ("covered", "answered", "unfamiliar")  # what knowing when not to say comes to
+PER_TYPE = (*RATES, *SETS)
+_WHOLE = ("accuracy", "balanced accuracy", "kappa", "Brier", "accuracy of answered", *SETS)
 _TINY = 1e-12
 
 
@@ -30,10 +32,12 @@ class ClassificationReport:
         per_type: type to the figures that `PER_TYPE` names; the AUCs are of one type against all others. A figure of a
             type that is not there is NaN. macro: their means over the types that are there.
         ece: expected calibration error of the best probability, 15 equal bins (Guo et al., ICML 2017); its limits are
-            normal ones. brier: mean over cells of the squared gaps, summed over types (Brier, 1950).
+            normal ones. ece_before: of the probabilities before the temperature, where they were given.
+        brier: mean over cells of the squared gaps, summed over types (Brier, 1950).
         confusion: rows true, columns answered.
-        answered: share of cells whose set holds one type. accuracy_answered: share of those that is right.
-        covered: share of cells whose set holds their type.
+        answered: share of familiar cells whose set holds one type, of all cells; the others are unidentified.
+        accuracy_answered: share of those that is right. covered: share of cells whose set holds their type.
+        unfamiliar: share of cells that are flagged as unlike what was learnt.
     """
 
     types: tuple[str, ...]
@@ -42,9 +46,11 @@ class ClassificationReport:
     kappa: Interval
     brier: Interval
     ece: Interval
+    ece_before: Interval | None
     answered: Interval
     accuracy_answered: Interval
     covered: Interval
+    unfamiliar: Interval
     macro: dict[str, Interval]
     per_type: dict[str, dict[str, Interval]]
     confusion: NDArray[np.int64]
@@ -64,9 +70,10 @@ class ClassificationReport:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         whole = ("macro_f1", "accuracy", "balanced_accuracy", "kappa", "brier", "ece")
-        sets = ("answered", "accuracy_answered", "covered")
+        sets = ("answered", "accuracy_answered", "covered", "unfamiliar")
         return {
             **{name: asdict(getattr(self, name)) for name in (*whole, *sets)},
+            "ece_before": None if self.ece_before is None else asdict(self.ece_before),
             "macro": {name: asdict(v) for name, v in self.macro.items()},
             "f1": {name: asdict(v) for name, v in self.f1.items()},
             "per_type": {t: {name: asdict(v) for name, v in f.items()} for t, f in self.per_type.items()},
@@ -83,6 +90,9 @@ def measure(
     groups: Sequence[str],
     likely: NDArray[np.bool_] | None = None,
     *,
+    unfamiliar: NDArray[np.bool_] | None = None,
+    plain: NDArray[np.float32] | None = None,
+    scored: Collection[str] | None = None,
     rounds: int = 1000,
     seed: int = 1,
 ) -> ClassificationReport:
@@ -91,12 +101,22 @@ def measure(
     Args:
         truth: int64 (n,), indices into `types`. probabilities: (n, types). groups: (n,).
         likely: bool (n, types), the set of each cell; its likeliest type by default.
+        unfamiliar: bool (n,), cells that get no answer whatever their set.
+        plain: the probabilities before the temperature, (n, types).
+        scored: types that have figures of their own and count in macro figures; all by default.
     """
     k, n = len(types), len(truth)
     answer = probabilities.argmax(axis=1)
-    statistic = _statistic(k, truth, probabilities, np.eye(k, dtype=bool)[answer] if likely is None else likely)
+    counts = np.array([scored is None or t in scored for t in types])
+    sets = np.eye(k, dtype=bool)[answer] if likely is None else likely
+    strange = np.zeros(n, bool) if unfamiliar is None else unfamiliar
+    statistic = _statistic(counts, truth, probabilities, sets, strange)
     got = intervals(statistic, groups, rounds=rounds, seed=seed)
-    (ece,) = intervals(_calibration(probabilities, truth), groups, rounds=rounds, seed=seed, normal=True)
+    ece, before = (
+        None if p is None else intervals(_calibration(p, truth), groups, rounds=rounds, seed=seed, normal=True)[0]
+        for p in (probabilities, plain)
+    )
+    assert ece is not None
     whole, macro = dict(zip(_WHOLE, got, strict=False)), got[len(_WHOLE) : len(_WHOLE) + len(PER_TYPE)]
     rest = iter(got[len(_WHOLE) + len(PER_TYPE) :])
     each = [[next(rest) for _ in types] for _ in PER_TYPE]
@@ -109,9 +129,11 @@ def measure(
         kappa=whole["kappa"],
         brier=whole["Brier"],
         ece=ece,
+        ece_before=before,
         answered=whole["answered"],
         accuracy_answered=whole["accuracy of answered"],
         covered=whole["covered"],
+        unfamiliar=whole["unfamiliar"],
         macro=dict(zip(PER_TYPE, macro, strict=True)),
         per_type={t: {name: each[j][i] for j, name in enumerate(PER_TYPE)} for i, t in enumerate(types)},
         confusion=confusion,
@@ -120,10 +142,16 @@ def measure(
     )
 
 
-def _statistic(k: int, truth: NDArray[np.int64], told: NDArray[np.float32], likely: NDArray[np.bool_]) -> Any:
+def _statistic(
+    scored: NDArray[np.bool_],
+    truth: NDArray[np.int64],
+    told: NDArray[np.float32],
+    likely: NDArray[np.bool_],
+    unfamiliar: NDArray[np.bool_],
+) -> Any:
     """Weights, (rounds, n), to all figures but calibration, (rounds, figures): whole, macro, per type."""
-    answer = told.argmax(axis=1)
-    right, sure = answer == truth, likely.sum(axis=1) == 1
+    k, answer = len(scored), told.argmax(axis=1)
+    right, sure = answer == truth, (likely.sum(axis=1) == 1) & ~unfamiliar
     covered = likely[np.arange(len(truth)), truth]
     one_true, one_answer = np.eye(k)[truth], np.eye(k)[answer]
     brier = np.square(told.astype(np.float64) - one_true).sum(axis=1)
@@ -133,17 +161,18 @@ def _statistic(k: int, truth: NDArray[np.int64], told: NDArray[np.float32], like
         n = weights.sum(axis=1)
         true, called = weights @ one_true, weights @ one_answer  # (rounds, types)
         hits = weights @ (one_true * one_answer)
-        here = true > 0
+        here = (true > 0) & scored
         kept = np.where(here, 1.0, np.nan)
-        recall = ratio(hits, true)
+        recall = ratio(hits, true) * kept
         apart = n[:, None] - true
         each = [
             np.where(called > 0, hits / np.maximum(called, _TINY), 0.0) * kept,
             recall,
             ratio(apart - (called - hits), apart) * kept,
             2 * hits / np.maximum(true + called, _TINY) * kept,
-            np.stack([r.roc(weights) for r in ranks], axis=1),
-            np.stack([r.precision_recall(weights) for r in ranks], axis=1),
+            np.stack([r.roc(weights) for r in ranks], axis=1) * kept,
+            np.stack([r.precision_recall(weights) for r in ranks], axis=1) * kept,
+            *(ratio(weights @ (one_true * yes[:, None]), true) * kept for yes in (covered, sure, unfamiliar)),
         ]
         accuracy = (weights @ right) / n
         chance = (true * called).sum(axis=1) / n**2
@@ -152,9 +181,8 @@ def _statistic(k: int, truth: NDArray[np.int64], told: NDArray[np.float32], like
             _mean(recall),
             ratio(accuracy - chance, 1 - chance),
             (weights @ brier) / n,
-            (weights @ sure) / n,
             ratio(weights @ (covered & sure), weights @ sure.astype(np.float64)),
-            (weights @ covered) / n,
+            *((weights @ yes) / n for yes in (covered, sure, unfamiliar)),
         ]
         return np.concatenate([np.stack(whole + [_mean(e) for e in each], axis=1), *each], axis=1)
 
@@ -232,9 +260,11 @@ def markdown(report: ClassificationReport, title: str) -> str:
         f"- macro F1 {report.macro_f1}",
         f"- accuracy {report.accuracy}, balanced {report.balanced_accuracy}, Cohen's kappa {report.kappa}",
         f"- macro ROC AUC {report.macro['ROC AUC']}, PR AUC {report.macro['PR AUC']}",
-        f"- expected calibration error {report.ece}, Brier {report.brier}",
-        f"- answered {report.answered}, right among them {report.accuracy_answered}",
-        f"- type among those held likely {report.covered}",
+        f"- expected calibration error {report.ece}"
+        + (f" (before the temperature {report.ece_before})" if report.ece_before is not None else "")
+        + f", Brier {report.brier}",
+        f"- answered {report.answered}, right among them {report.accuracy_answered}; the others are unidentified",
+        f"- type among those held likely {report.covered}; flagged as unfamiliar {report.unfamiliar}",
         "",
         "| type | cells | " + " | ".join(PER_TYPE) + " |",
         "| --- | ---: |" + " --- |" * len(PER_TYPE),

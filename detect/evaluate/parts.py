@@ -28,18 +28,26 @@ class PartsReport:
             part of the drawn one.
         pairs: by measure float64 (cells, 2), drawn and found, areas in pixels; cells without a drawn or found nucleus
             are left out of the N:C ratio.
+        not_found: cells of which nothing was found. no_nucleus: those of which a cell was found, and no nucleus.
     """
 
     figures: dict[str, Interval]
     n_cells: int
     n_groups: int
     not_found: int
+    no_nucleus: int
     pairs: dict[str, NDArray[np.float64]] = field(metadata={"told": False})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         figures = {name: asdict(v) for name, v in self.figures.items()}
-        counts = {"n_cells": self.n_cells, "n_groups": self.n_groups, "not_found": self.not_found}
+        counts = {
+            "n_cells": self.n_cells,
+            "n_groups": self.n_groups,
+            "not_found": self.not_found,
+            "no_nucleus": self.no_nucleus,
+        }
+        counts |= {f"{name}, cells": len(pairs) for name, pairs in self.pairs.items()}
         return {**counts, "figures": figures}
 
 
@@ -61,16 +69,17 @@ def measure_parts(
     for i, name in enumerate(_MEASURES):
         pair = measured[:, [i, i + 3]]
         known = np.isfinite(pair).all(axis=1)
-        pairs[name] = pair[known]
         if not known.any():
             continue
+        pairs[name] = pair[known]
         difference = differences(name, pairs[name])
         mine = [g for g, k in zip(groups, known, strict=True) if k]
         told = intervals(lambda w, d=difference: errors(d, w), mine, rounds=rounds, seed=seed)  # type: ignore[misc]
         kinds = ("mean absolute error", "bias", "lower limit of agreement", "upper limit of agreement")
         figures |= {f"{name}, {kind}": v for kind, v in zip(kinds, told, strict=True)}
     missed = sum(not (f > 0).any() for f in found)
-    return PartsReport(figures, len(drawn), len(set(groups)), missed, pairs)
+    bare = sum((f > 0).any() and not (f == NUCLEUS).any() for f in found)
+    return PartsReport(figures, len(drawn), len(set(groups)), missed, int(bare), pairs)
 
 
 def differences(measure: str, pairs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -99,7 +108,9 @@ def write(report: PartsReport, out: Path, title: str, about: dict[str, Any]) -> 
     """`metrics.json` and `metrics.md`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(plain_json({**about, **report.to_json()}), "utf-8")
-    lines = [f"# {title}", "", f"{report.n_cells} cells, {report.n_groups} groups; {report.not_found} not found."]
+    lines = [f"# {title}", "", f"{report.n_cells} cells, {report.n_groups} groups; {report.not_found} not found, "]
+    lines[-1] += f"{report.no_nucleus} found without a nucleus."
+    lines += ["Compared: " + ", ".join(f"{name} of {len(pairs)} cells" for name, pairs in report.pairs.items()) + "."]
     lines += ["95 % intervals by bootstrap over groups.", "", "| figure | value |", "| --- | --- |"]
     lines += [f"| {name} | {v} |" for name, v in report.figures.items()]
     (out / "metrics.md").write_text("\n".join(lines) + "\n", "utf-8")

@@ -16,6 +16,7 @@ from detect.evaluate.coco_ap import Ap, ApSlice
 from detect.evaluate.counting import Counting
 from detect.evaluate.detection import DetectionReport
 from detect.evaluate.froc import Froc
+from detect.evaluate.intervals import Interval
 from detect.evaluate.parts import PartsReport, differences
 
 try:
@@ -230,3 +231,53 @@ def ap_slices(kinds: Mapping[str, Sequence[ApSlice]], everywhere: float, path: P
     axes.set(xlim=(0, 1), ylim=(y - 0.4, -0.6), xlabel="mAP50-95, 95 % over groups; dashed: everything", title=title)
     axes.grid(axis="x", alpha=0.25)
     figure.savefig(path, dpi=120)
+
+
+def accuracy_against_cost(
+    points: Mapping[str, tuple[float, Interval, bool]], path: Path, accuracy: str, cost: str
+) -> None:
+    """Accuracy with its limits against cost, a number a row, best first; open where a row is not ranked.
+
+    At the width of a journal's column (89 mm) and in black: the numbers stand beside the points, their names below.
+    """
+    figure = Figure(figsize=(3.5, 3.3 + 0.115 * len(points)), layout="constrained")
+    axes, names = figure.subplots(2, height_ratios=(2.6, 0.115 * len(points) + 0.2))
+    for number, (at, value, ranked) in enumerate(points.values(), 1):
+        axes.plot((at, at), (value.low, value.high), color="black", linewidth=0.8)
+        axes.plot(at, value.value, "o", color="black", mfc="black" if ranked else "white", markersize=4)
+        axes.annotate(str(number), (at, value.value), (3, 2), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.set_xlabel(cost, fontsize=8)
+    axes.set_ylabel(f"{accuracy}, 95 % over groups", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    names.axis("off")
+    told = [
+        f"{i}  {n}{'' if ranked else ' (open: still rising)'}"
+        for i, (n, (_, _, ranked)) in enumerate(points.items(), 1)
+    ]
+    names.text(0, 1, "\n".join(told), fontsize=7, va="top", transform=names.transAxes)
+    figure.savefig(path, dpi=300)
+
+
+def before_and_after(
+    pairs: Mapping[str, tuple[Interval, Interval]], path: Path, figure_of: str, names: tuple[str, str]
+) -> None:
+    """Two values of one figure in each row, with their limits: the first filled, the second open.
+
+    At the width of a journal's column (89 mm) and in black.
+    """
+    figure = Figure(figsize=(3.5, 0.9 + 0.24 * len(pairs)), layout="constrained")
+    axes = figure.subplots()
+    for row, values in enumerate(pairs.values()):
+        for value, up, fill in zip(values, (-0.14, 0.14), ("black", "white"), strict=True):
+            axes.plot((value.low, value.high), (row + up, row + up), color="black", linewidth=0.8, zorder=1)
+            axes.plot(value.value, row + up, "o", color="black", mfc=fill, markersize=4)
+    axes.set_yticks(range(len(pairs)), list(pairs), fontsize=6)
+    axes.set_ylim(len(pairs) - 0.5, -0.5)
+    axes.set_xlabel(f"{figure_of}\nfilled: {names[0]}, open: {names[1]}", fontsize=7)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.grid(axis="x", alpha=0.3, linewidth=0.5)
+    figure.savefig(path, dpi=300)

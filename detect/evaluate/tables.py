@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from detect.evaluate.coco_ap import ApSlice
 from detect.evaluate.detection import DetectionReport
-from detect.evaluate.intervals import plain_json
+from detect.evaluate.intervals import Interval, plain_json
 
 
 def write(report: DetectionReport, out: Path, title: str, about: Mapping[str, Any]) -> None:
@@ -30,6 +31,22 @@ def markdown(report: DetectionReport, title: str) -> str:
         _localisation(report),
     ]
     return "\n".join(line for part in parts for line in part) + "\n"
+
+
+def write_csv(file: IO[str], heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Rows of values; an interval takes three columns, the second and third its limits."""
+    limited = [any(isinstance(row[i], Interval) for row in rows) for i in range(len(heads))]
+    wide = [[h, f"{h}, low", f"{h}, high"] if w else [h] for h, w in zip(heads, limited, strict=True)]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([h for each in wide for h in each])
+    for row in rows:
+        writer.writerow([c for v, each in zip(row, wide, strict=True) for c in _cells(v, len(each))])
+
+
+def _cells(value: object, width: int) -> list[object]:
+    if isinstance(value, Interval):
+        return [value.value, value.low, value.high]
+    return ["" if value is None else value, *[""] * (width - 1)]
 
 
 def table(heads: Sequence[str], rows: Iterable[Iterable[object]]) -> list[str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from detect.bundles.folder import Bundle
 from detect.classify.bundled import Answers, BundleClassifier
-from detect.errors import BundleError
 from detect.runtime.base import EngineSettings
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 from detect.types import CellCrop, Detections, Image
@@ -25,7 +24,7 @@ class Answer:
         sure: probability of that name, down the whole route; of "unidentified" that of the likeliest type.
         probabilities: of all names that were asked for.
         candidates: the names that it may be, where they are several, or the cell is unfamiliar.
-        open: the next node may be asked.
+        open: the next node may be asked: by its name, or, where it may be several, if it asks of each of them.
     """
 
     type: str | None = None
@@ -59,13 +58,13 @@ class Router:
         given, unreached = set(labels), []
         reached: list[Asked] = []
         for node in nodes:
-            check_names(node.bundle)
+            node.bundle.check_names()
             if given.isdisjoint(node.ask):
                 what = "is left" if any(set(node.ask) & set(r.ask) for r in reached) else "is given"
                 unreached.append(f"{node.bundle.card.name} (no {' or '.join(node.ask)} {what} to ask)")
                 continue
             reached.append(node)
-            given = (given - set(node.ask)) | set(names_of(node.bundle))  # whom it asked bears another name, or stops
+            given = (given - set(node.ask)) | set(node.bundle.names)  # whom it asked bears another name, or stops
         self.reached, self.unreached = tuple(reached), tuple(unreached)
         self._nodes = [_Node(node, BundleClassifier(node.bundle, engine, error=error)) for node in reached]
 
@@ -91,25 +90,30 @@ class Router:
 class _Node:
     def __init__(self, node: Asked, classifier: BundleClassifier) -> None:
         self.ask, self.classifier = frozenset(node.ask), classifier
-        self.names = names_of(node.bundle)
+        self.names = node.bundle.names
         self.flags = (SYNTHETIC,) if node.bundle.card.trained_on == "synthetic" else ()
 
     def wants(self, found: Detections, j: int, answer: Answer | None) -> bool:
         """Whether this is a question about that cell."""
         if answer is None:
             return found.classes.names[found.labels[j]] in self.ask
-        return answer.open and answer.type in self.ask
+        if not answer.open:
+            return False
+        return self.ask.issuperset(answer.candidates) if answer.candidates else answer.type in self.ask
 
     def tell(self, answer: Answer, label: str, told: Answers, k: int) -> None:
         """Add the k-th answer to what is known of a cell, which the detector calls `label`."""
         before = 1.0 if answer.sure is None else answer.sure
-        asked = answer.type or label
+        asked = answer.candidates or (answer.type or label,)
+        if answer.candidates:  # whichever of them it is, the question is of it
+            before = min(1.0, sum(answer.probabilities[n] for n in answer.candidates))
         shares = {n: before * float(p) for n, p in zip(self.names, told.probabilities[k], strict=True)}
         likely = [n for n, yes in zip(self.names, told.likely[k], strict=True) if yes]
         likely.sort(key=lambda n: -shares[n])
         unfamiliar = bool(told.unfamiliar[k])
-        if asked in shares:
-            answer.probabilities.pop(asked, None)  # it is shared out anew
+        for name in asked:
+            if name in shares:
+                answer.probabilities.pop(name, None)  # it is shared out anew
         for name, share in shares.items():
             shares[name] = answer.probabilities[name] = answer.probabilities.get(name, 0.0) + share
         answer.flags = tuple(dict.fromkeys((*answer.flags, *((UNFAMILIAR,) if unfamiliar else ()), *self.flags)))
@@ -118,44 +122,21 @@ class _Node:
             # Of a lymphocyte, "a white cell, and no blast" says nothing new.
             if answer.type is None or not taxonomy().is_a(answer.type, likely[0]):
                 answer.type = likely[0]
+            answer.candidates = ()
             return
         if len(likely) > 1 and not unfamiliar:
             answer.type, sure = name_of(likely), min(1.0, sum(shares[n] for n in likely))
         else:  # nothing like it was learnt, or no type fits: it need not be one of them
-            answer.type, sure = name_of((asked, *self.names)), before
+            answer.type, sure = name_of((*asked, *self.names)), before
         answer.sure = sure if answer.type != UNIDENTIFIED else max(shares.values())
         answer.candidates = tuple(likely)
-        answer.open = False
+        answer.open = len(likely) > 1 and not unfamiliar
 
 
 def name_of(candidates: Sequence[str]) -> str:
     """The name that a cell has which may be any of these: the lowest label above them all (GUIDE.md, section 5)."""
     name = taxonomy().above(candidates)
     return UNIDENTIFIED if name is None or name in _GENERAL else name
-
-
-def names_of(bundle: Bundle) -> tuple[str, ...]:
-    """The bundle's classes, in its order, by our names; one that is no label of ours keeps its own."""
-    return tuple(taxonomy().resolve(name) or name for name in bundle.card.classes)
-
-
-def check_names(bundle: Bundle) -> None:
-    """BundleError where the names of a bundle's classes cannot be trusted to mean what ours do."""
-    names = names_of(bundle)
-    twice = next((n for n in names if names.count(n) > 1), None)
-    if twice is not None:
-        own = [c for c, n in zip(bundle.card.classes, names, strict=True) if n == twice]
-        what = f"its classes {' and '.join(own)} are both '{twice}' here"
-        raise BundleError(what, where=str(bundle.path), remedy="train it with one name for each type")
-    if bundle.card.taxonomy == taxonomy().version:
-        return
-    strange = next((n for n in names if n not in taxonomy()), None)
-    if strange is not None:
-        what = (
-            f"its classes are of version {bundle.card.taxonomy} of the taxonomy, ours are of {taxonomy().version}, "
-            f"and '{strange}' is no label there"
-        )
-        raise BundleError(what, where=str(bundle.path), remedy="export it again from its run")
 
 
 def box(found: Detections, j: int) -> tuple[float, float, float, float]:

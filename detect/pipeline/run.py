@@ -13,7 +13,7 @@ from detect.classify.crops import at_border
 from detect.classify.morphology import measure
 from detect.classify.parts import CLASSICAL, BundleSegmenter, ClassicalSegmenter, Segmenter
 from detect.detectors.opened import open_detector
-from detect.errors import ConfigError
+from detect.errors import BundleError, ConfigError
 from detect.images.magnification import Scale
 from detect.pipeline.route import SYNTHETIC, Answer, Asked, Router, box
 from detect.pipeline.settings import PipelineSettings, check_synthetic
@@ -69,19 +69,45 @@ def open_pipeline(settings: PipelineSettings) -> Opened:
     if settings.morphology is not None:
         named = settings.morphology
         segmenter = "classical" if named == CLASSICAL else open_bundle(named, "segmenter")
+    for bundle in (detector, *(node.bundle for node in nodes)):
+        bundle.check_names()
+    if not any(name in taxonomy() and taxonomy().is_a(name, "WBC") for name in detector.names):
+        raise BundleError(
+            f"none of its classes ({', '.join(detector.card.classes)}) is a white cell",
+            where=str(detector.path),
+            remedy="name another detector, or train it with names of annotations/taxonomy.yaml",
+        )
     rates = settings.error_rate, settings.slide_error_rate
     opened = Opened(detector, nodes, rates[0], slide, segmenter, settings.synthetic, rates[1])
     names = [bundle.card.name for bundle in opened.bundles]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"two bundles share the name '{twice}'", remedy="name each bundle once")
-    if slide is not None and slide.card.slide is not None:
-        asks, here = slide.card.slide.asks, tuple(node.bundle.card.name for node in nodes)
-        if asks != here:
-            what = f"{slide.card.name} learnt from the answers of {', '.join(asks)}; here are asked: {', '.join(here)}"
-            raise ConfigError(what, remedy="ask the bundles that it learnt from, in their order, or leave it out")
+    if slide is not None:
+        _check_slide(slide, opened)
     check_synthetic(opened.drawn, opened.synthetic)
     return opened
+
+
+def _check_slide(slide: Bundle, opened: Opened) -> None:
+    """ConfigError where a pipeline answers otherwise than the one that a bundle of slides learnt from."""
+    section, name = slide.card.slide, slide.card.name
+    assert section is not None
+    here = tuple(node.bundle.card.name for node in opened.nodes)
+    if section.asks != here:
+        what = f"{name} learnt from the answers of {', '.join(section.asks)}; here are asked: {', '.join(here)}"
+        raise ConfigError(what, remedy="ask the bundles that it learnt from, in their order, or leave it out")
+    detector = opened.detector.card.name
+    if section.detector != detector:
+        what = f"{name} learnt from cells that {section.detector} found, here is {detector}"
+        raise ConfigError(what, remedy=f"take 'detector: {section.detector}', or leave the slide's bundle out")
+    if section.error_rate != opened.error:
+        what = f"{name} learnt from answers at error_rate {section.error_rate}, here it is {opened.error}"
+        raise ConfigError(what, remedy=f"take 'error_rate: {section.error_rate}', or leave the slide's bundle out")
+    for bundle in (opened.detector, *(node.bundle for node in opened.nodes)):
+        if section.models.get(bundle.card.name) != bundle.model:
+            what = f"{name} learnt from the answers of another {bundle.card.name} than this one"
+            raise ConfigError(what, where=str(bundle.path), remedy="bring that one back, or train on new runs")
 
 
 def asked(bundle: Bundle, ask: Sequence[str] | None = None) -> Asked:
@@ -118,11 +144,11 @@ class Pipeline:
         check_synthetic(opened.drawn, opened.synthetic)
         card = opened.detector.card
         for name in thresholds or {}:
-            if name not in card.classes:
-                known = ", ".join(card.classes)
+            if name not in opened.detector.names:
+                known = ", ".join(opened.detector.names)
                 raise ConfigError(f"threshold {name}: no class of {card.name}", remedy=f"one of: {known}")
         opened.detector.check_offered(engine.precision, engine.name)
-        chosen = {} if min_score is None else dict.fromkeys(card.classes, min_score)
+        chosen = {} if min_score is None else dict.fromkeys(opened.detector.names, min_score)
         self.detector = open_detector(opened.detector, engine, thresholds=chosen | dict(thresholds or {}))
         # What cheaper arithmetic loses is measured of detectors only; the classifiers' is a small part of the work.
         plain = replace(engine, precision="fp32") if engine.precision in ("bf16", "int8") else engine
@@ -166,11 +192,19 @@ class Pipeline:
         return out
 
     def _measured(self, pixels: Image, found: Detections, scale: Scale | None) -> dict[int, dict[str, float]]:
-        """The form of white cells by their position, where the pipeline asks for it."""
+        """The form of white cells by their position, where the pipeline asks for it.
+
+        Of a cell that the field's border cuts, size, N:C ratio and outline are those of what is left: it has none.
+        """
         if self._segmenter is None:
             return {}
         names = self.detector.classes.names
-        white = [j for j in range(len(found)) if taxonomy().is_a(names[found.labels[j]], "WBC")]
+        height, width = pixels.shape[:2]
+        white = [
+            j
+            for j in range(len(found))
+            if taxonomy().is_a(names[found.labels[j]], "WBC") and not at_border(box(found, j), width, height)
+        ]
         unit = scale.um_per_px if scale is not None and scale.sure else None
         each = self._segmenter.parts(pixels, [box(found, j) for j in white])
         return {j: measure(parts, unit) for j, parts in zip(white, each, strict=True)}

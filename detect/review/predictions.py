@@ -229,7 +229,7 @@ class _Bundle:
     def __init__(self, given: str, classes: Sequence[str], classifier: str | None) -> None:
         detector = open_bundle(given, "detector")
         self.name, self._classes = detector.card.name, classes
-        self._thresholds = detector.detector.thresholds
+        self._thresholds = detector.thresholds
         nodes = (asked(open_bundle(classifier, "classifier")),) if classifier else ()
         self._pipeline = Pipeline(Opened(detector, nodes), EngineSettings(), min_score=FLOOR)
 

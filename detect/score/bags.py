@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from detect.bundles.card import TrainedOn
-from detect.classify.bags import Slides, SlideSettings
+from detect.classify.bags import Asked, Slides, SlideSettings
 from detect.errors import DataError
 from detect.score import overlaps
 from detect.score.store import Store, finished
@@ -80,11 +80,11 @@ def to_learn(runs: Sequence[Path], truth: Path, settings: SlideSettings) -> Slid
     names: list[str] = []
     found: list[NDArray[np.float32]] = []
     told: list[str] = []
-    asked: set[tuple[str, ...]] = set()
+    asked: set[Asked] = set()
     kinds: set[TrainedOn] = set()
     for run in (given.resolve() for given in runs):
         record = _record(run)
-        asked.add(tuple(record["asked"]))
+        asked.add(_asked(record))
         kinds |= {record["trained_on"], "synthetic" if record["drawn_slides"] else "real"}
         for slide, bag in bags(Store(run), settings.inputs).items():
             name = named.get((run.name, slide), named.get(("", slide)))
@@ -95,7 +95,12 @@ def to_learn(runs: Sequence[Path], truth: Path, settings: SlideSettings) -> Slid
             found.append(bag.told)
             told.append(name)
     if len(asked) > 1:
-        what = f"the runs asked different bundles: {' and '.join(', '.join(a) for a in sorted(asked))}"
+        first, other = sorted(asked, key=repr)[:2]
+        differ = next(
+            n for n in ("asks", "detector", "error_rate", "models", "changed") if getattr(first, n) != getattr(other, n)
+        )
+        told_of = " and ".join(str(getattr(a, differ)) for a in (first, other)) if differ != "models" else "their files"
+        what = f"the runs asked different bundles: their {differ} differ ({told_of})"
         raise DataError(what, remedy="score them with one pipeline")
     empty = [k for k, name in enumerate(settings.inputs) if not any(bag[:, k].any() for bag in found)]
     if empty and found:
@@ -104,19 +109,34 @@ def to_learn(runs: Sequence[Path], truth: Path, settings: SlideSettings) -> Slid
     # Drawn cells anywhere on the way: what is learnt here says nothing of patients.
     trained: TrainedOn = "synthetic" if "synthetic" in kinds else "real" if kinds <= {"real"} else "real and synthetic"
     data = tuple(run.resolve().name for run in runs)
-    return Slides(tuple(names), tuple(found), tuple(told), next(iter(asked), ()), trained, data)
+    return Slides(tuple(names), tuple(found), tuple(told), next(iter(asked)), trained, data)
+
+
+def _asked(record: Mapping[str, Any]) -> Asked:
+    """What found and answered, as a run says."""
+    settings, asks = record["settings"], tuple(record["asked"])
+    detector = next(iter(record["models"]))  # it comes first
+    models = tuple((name, record["models"][name]) for name in (detector, *asks))
+    changed = tuple((name, str(settings[name])) for name in ("min_score", "thresholds") if settings.get(name))
+    return Asked(asks, detector, float(settings["pipeline"]["error_rate"]), models, changed)
 
 
 def _truth(path: Path) -> dict[tuple[str, str], str]:
     try:
-        rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path), remedy="name a CSV") from error
+        rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines(), strict=True))
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise DataError(f"cannot be read: {why}", where=str(path), remedy="give a CSV in UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"no CSV: {error}", where=str(path), remedy="export it again as CSV") from error
     if not rows or not {"slide", "disease"} <= set(rows[0]):
-        raise DataError("expected columns 'slide' and 'disease'", where=f"{path}:1", remedy="add them")
+        here = ", ".join(str(n) for n in rows[0]) if rows else "no row"
+        what = f"expected columns 'slide' and 'disease', found {here}"
+        raise DataError(what, where=f"{path}:1", remedy="add them, with commas between columns")
     out: dict[tuple[str, str], str] = {}
-    for line, row in enumerate(rows, 2):
-        key, said = (row.get("run") or "", row["slide"]), row["disease"]
+    for line, full in enumerate(rows, 2):
+        row = {name: (full.get(name) or "").strip() for name in ("run", "slide", "disease")}
+        key, said = (row["run"], row["slide"]), row["disease"]
         if not said:
             raise DataError(f"no disease for slide '{row['slide']}'", where=f"{path}:{line}", remedy="fill it in")
         if out.setdefault(key, said) != said:
@@ -127,6 +147,9 @@ def _truth(path: Path) -> dict[tuple[str, str], str]:
 
 def _record(run: Path) -> dict[str, Any]:
     record = finished(run)
+    if "models" not in record:
+        what = "its record does not say which models answered: it was made by an older smear-detect"
+        raise DataError(what, where=str(run), remedy="score it again")
     if not record.get("asked"):
         raise DataError("its pipeline asked nothing of the cells", where=str(run), remedy="score with classifiers")
     return record

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from detect.images.folder import Folder
-from detect.pipeline.route import names_of
 from detect.pipeline.run import Opened
 from detect.score import differential, overlaps, report
 from detect.score.differential import Slide
@@ -53,7 +52,7 @@ def conclude(
         asked: bundles that were asked. not_asked: those that nothing led to, in words.
     """
     nodes = [node for node in opened.nodes if node.bundle.card.name in asked]
-    types = list(dict.fromkeys(name for node in nodes for name in names_of(node.bundle)))
+    types = list(dict.fromkeys(name for node in nodes for name in node.bundle.names))
     overlaps.write(overlaps.find(store), store.out)
     slides = tuple(differential.count(store, types))
     differential.write(slides, store.out, opened.trained_on, known)
@@ -64,7 +63,7 @@ def conclude(
         **about,
         "asked": list(asked),
         "not_asked": list(not_asked),
-        "not_seen": differential.not_seen([*opened.detector.card.classes, *types]),
+        "not_seen": differential.not_seen(differential.seen([opened.detector, *(node.bundle for node in nodes)])),
     }
     report.write(store, found, slides, called, [b.card for b in opened.bundles], settings, told)
     states = Counter(store.fields().column("status").to_pylist())

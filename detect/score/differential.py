@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from detect.bundles.folder import Bundle
 from detect.evaluate.intervals import Interval, wilson
 from detect.images.quality import BLURRED
 from detect.images.quality import FLAGS as PICTURE
@@ -69,6 +70,12 @@ class Slide:
     def few(self) -> bool:
         """Too few white cells for narrow limits."""
         return self.white < FEW
+
+
+def seen(bundles: Iterable[Bundle]) -> list[str]:
+    """Names that detectors and classifiers learnt from real cells: drawn ones teach nobody to see."""
+    asked = [b for b in bundles if b.card.task in ("detector", "classifier") and b.card.trained_on != "synthetic"]
+    return [name for bundle in asked for name in bundle.names]
 
 
 def not_seen(known: Iterable[str]) -> list[str]:

@@ -68,7 +68,9 @@ class LocalCrew:
         self._suspects: dict[int | str, dict[str, str]] = {}
         self._doubts: Counter[tuple[int, str]] = Counter()
         try:
-            self._hands = [self._hire(0)]
+            # Side by side, while the run is planned; what comes later is hired as there is work for it.
+            for slot in range(max(1, min(workers, job.files // settings.batch))):
+                self._hands.append(self._hire(slot))
             self.ready: Ready = self._first_word(self._hands[0])
         except BaseException:
             self.close()

@@ -23,6 +23,7 @@ from detect.score.journal import Journal
 from detect.score.manifest import Manifest, Specimen
 from detect.score.patterns import Patterns
 from detect.score.plan import Plan, Planned
+from detect.score.remote import is_url
 from detect.score.settings import ScoreSettings
 from detect.score.store import FINISHED, RUN, Store, finished, write_table
 
@@ -42,6 +43,9 @@ def merge(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> Conclu
     """
     records = [finished(run) for run in runs]
     _check_alike(runs, records)
+    if far := [run for run, record in zip(runs, records, strict=True) if is_url(str(record["root"]))]:
+        what = "a run of slides at a URL"
+        raise StoreError(what, where=str(far[0]), remedy="score folders to merge their runs, or merge their tables")
     places = [run.resolve() for run in runs]
     if out.resolve() in places:
         raise StoreError("is one of the runs", where=str(out), remedy="name another folder")

@@ -1,10 +1,10 @@
 """Cells that stand in two fields of one slide, because the fields overlap or one place was taken twice.
 
-Fields of a slide come without a place on it, but cells lie in no regular order: a cell and its two nearest neighbours
-look alike in two fields only where both show the same place. Such triples propose how two fields lie to each other,
-and all cells of the two decide: those of the stretch that they share must meet, nearly all of them, and at no other
-shift. Fields are taken to be shifted, not turned, and to be of one scale, as a microscope's stage and one camera give
-them.
+Fields of a slide come without a place on it, but cells lie in no regular order: a cell and two of its nearest
+neighbours look alike in two fields only where both show the same place. Such triples propose how two fields lie to each
+other, and all cells of the two decide: those of the stretch that they share must meet, nearly all of them, and at no
+other shift. Fields are taken to be shifted, not turned, and to be of one scale, as a microscope's stage and one camera
+give them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from detect.score.store import REPEATS, Store, write_table
 
 _NEAR = 0.08  # red cell diameters that two sights of a triple may differ by
 _TIGHT = 0.05  # and those of a cell, once it is known how the fields lie
+_TWO = np.array([(0, 1), (0, 2), (1, 2)])  # of the three nearest neighbours
 _VOTES = 2  # triples that have to agree on a shift
 _APART, _TRIED = 0.5, 6  # diameters between shifts that are told apart; most of them that are tried
 _MANY = 64  # triples that look alike: more are of cells in rank and file, or of too many fields
@@ -207,20 +208,23 @@ def _alike(told: Floats, owner: NDArray[np.int64]) -> tuple[NDArray[np.int64], N
 
 
 def _triples(views: Sequence[View], diameter: float) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """Where the two nearest neighbours of each whole cell lie, in diameters (n, 4); its field; its middle, pixels."""
+    """Where two of the nearest neighbours of each whole cell lie, in diameters (n, 4); its field; its middle, pixels.
+
+    Each two of the three nearest: where one of them is missed or cut in one of the fields, a triple is left.
+    """
     told, owner, places = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)], [np.zeros((0, 2), np.float32)]
     for i, view in enumerate(views):
         middles = view.middles[~view.cut]
-        if not 3 <= len(middles) <= _MOST:
+        if not 4 <= len(middles) <= _MOST:
             continue
         for start in range(0, len(middles), _BLOCK):
             block = middles[start : start + _BLOCK]
             apart = ((block[:, None] - middles[None]) ** 2).sum(axis=2)
             apart[np.arange(len(block)), start + np.arange(len(block))] = np.inf
-            near = np.argsort(apart, axis=1, kind="stable")[:, :2]
-            told.append((middles[near] - block[:, None]).reshape(-1, 4) / diameter)
-            owner.append(np.full(len(block), i))
-            places.append(block)
+            near = np.argsort(apart, axis=1, kind="stable")[:, _TWO]  # (cells, 3, 2)
+            told.append((middles[near] - block[:, None, None]).reshape(-1, 4) / diameter)
+            owner.append(np.full(len(_TWO) * len(block), i))
+            places.append(np.repeat(block, len(_TWO), axis=0))
     return np.concatenate(told, dtype=np.float32), np.concatenate(owner), np.concatenate(places)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +35,8 @@ FAB = ("FAB L1", "FAB L2", "FAB L3")
 _L3, _L2 = 0.5, 0.25  # more than half are L3; else a quarter of the others L2 (GUIDE.md, section 4)
 _SHOWN = 12  # cells that decided, at most
 GUIDE = "annotations/GUIDE.md, section 4"
+ALL = "ALL"  # FAB L1, L2 and L3 are types of this pattern only, or of one whose name begins so
+_NOTHING: Mapping[str, Any] = {"pattern": None, "share": None, "cells": ()}
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Called:
     Attributes:
         question: "disease" or "FAB". pattern: what it resembles; None where nothing is said.
         said: the answer in words, or why there is none.
-        share: probability of the pattern; of FAB the deciding fraction, with its limits: of L3 among all that are
-            named, else of L1 or L2 among these two.
+        share: probability of the pattern, without limits; of FAB the deciding fraction, with its limits: of L3 among
+            all that are named, else of L1 or L2 among these two.
         candidates: what it may resemble, where that cannot be told apart.
         counted: cells that the answer is from.
         cells: (field, cell) of those that decided, the weightiest first.
@@ -72,6 +76,7 @@ class Patterns:
     def __init__(self, opened: Opened, engine: EngineSettings, *, fab: bool) -> None:
         self._bundle, self._fab, self._error = opened.slide, fab, opened.slide_error
         self._trained_on = opened.trained_on
+        self._named = any(set(FAB) & set(node.bundle.names) for node in opened.nodes)
         # Opened before anything is scored, so that a graph that cannot run is known at once.
         self._graph = open_graph(opened.slide.graph, graph_engine(engine)) if opened.slide is not None else None
 
@@ -83,12 +88,26 @@ class Patterns:
         found = bags(store, section.inputs if section is not None else ())
         out: list[Called] = []
         for slide in slides:
-            bag = found.get(slide.name)
+            bag, whole = found.get(slide.name), None
             if self._bundle is not None and self._graph is not None:
-                out.append(disease(slide, bag, self._bundle, self._graph, self._error, self._trained_on))
+                whole = disease(slide, bag, self._bundle, self._graph, self._error, self._trained_on)
+                out.append(whole)
             if self._fab:
-                out.append(fab_type(slide, bag, self._trained_on))
+                out.append(self._fab_type(slide, bag, whole))
         return out
+
+    def _fab_type(self, slide: Slide, bag: Bag | None, whole: Called | None) -> Called:
+        """L1, L2 or L3, where lymphoblasts are named and the slide may be one of ALL."""
+        told = fab_type(slide, bag, self._trained_on)
+        if not self._named:
+            return replace(told, **_NOTHING, said="not asked: no bundle of this pipeline names L1, L2 or L3")
+        names = {whole.pattern, *whole.candidates} - {None} if whole is not None else set()
+        if told.share is not None and names and not any(str(n).startswith(ALL) for n in names):
+            other = " or ".join(sorted(map(str, names)))
+            return replace(
+                told, **_NOTHING, said=f"not called: L1, L2 and L3 are of {ALL}, the slide resembles {other}"
+            )
+        return told
 
 
 def disease(
@@ -111,9 +130,9 @@ def disease(
     best = int(told[0].argmax())
     if len(names) != 1:
         said = f"undecided between {' and '.join(names)}" if names else f"like no pattern, nearest {_of(bundle, best)}"
-        share = _exact(told[0, best])
+        share = _unlimited(told[0, best])
         return Called(slide.name, "disease", None, said, len(bag.cells), name, share, tuple(names), cells, trained_on)
-    share = _exact(told[0, bundle.card.classes.index(names[0])])
+    share = _unlimited(told[0, bundle.card.classes.index(names[0])])
     return Called(slide.name, "disease", names[0], _words(names[0]), len(bag.cells), name, share, (), cells, trained_on)
 
 
@@ -121,13 +140,15 @@ def _of(bundle: Bundle, i: int) -> str:
     return bundle.card.classes[i]
 
 
-def _exact(value: float) -> Interval:
-    """A probability, which is its own limits."""
-    return Interval(float(value), float(value), float(value))
+def _unlimited(value: float) -> Interval:
+    """A probability, of which no limits are known."""
+    return Interval(float(value), float("nan"), float("nan"))
 
 
 def _words(pattern: str) -> str:
-    return "pattern resembling none of the leukemias it knows" if pattern == "none" else f"pattern resembling {pattern}"
+    if pattern == "none":
+        return "pattern resembling none of the leukemias it knows, which rules none of them out"
+    return f"pattern resembling {pattern}"
 
 
 def _few(counted: int, least: int, what: str) -> str:
@@ -217,8 +238,8 @@ def _row(called: Called) -> Mapping[str, object]:
         "pattern": called.pattern,
         "said": called.said,
         "share": None if share is None else round(share.value, 4),
-        "low": None if share is None else round(share.low, 4),
-        "high": None if share is None else round(share.high, 4),
+        "low": None if share is None or not isfinite(share.low) else round(share.low, 4),
+        "high": None if share is None or not isfinite(share.high) else round(share.high, 4),
         "candidates": " or ".join(called.candidates),
         "counted": called.counted,
         "by": called.by,

@@ -1,8 +1,8 @@
 """The engine of several machines: one Ray actor for each processor core, or for each GPU, of a cluster.
 
-The input and the run folder have to be reachable under the same paths from every machine. The plan, the parts, their
-bytes and what is written into them are those of the local engine: an actor is the same worker. The only file that
-imports Ray.
+The input and the run folder have to be reachable from every machine: under the same paths, or at a URL. The plan, the
+parts, their bytes and what is written into them are those of the local engine: an actor is the same worker. The only
+file that imports Ray.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ class _Actor:
         if version != __version__:
             what = f"a machine of the cluster has smear-detect {__version__}, this one has {version}"
             raise StoreError(what, remedy="install the same version everywhere")
+        if job.links.input:
+            job.root.mkdir(parents=True, exist_ok=True)
+        if job.links.output:
+            for name in ("cells", "fields"):
+                (job.out / name).mkdir(parents=True, exist_ok=True)
         for folder in (job.root, job.out.parent):
             if not folder.is_dir():
                 what = "cannot be reached from a machine of the cluster"
@@ -293,7 +298,7 @@ def _got(future: Any, patience: float | None) -> Any:
         if isinstance(cause, SmearError):
             raise cause from error
         said = str(error)
-        if "StoreError" in said or "ConfigError" in said or "BundleError" in said:
+        if "StoreError" in said or "ConfigError" in said or "BundleError" in said or "MissingExtra" in said:
             raise StoreError(said.strip().splitlines()[-1], remedy="see the error above") from error
         raise _LostActorError("ended the process that read it") from error
     except RayError as error:

@@ -14,7 +14,8 @@ from detect.errors import DataError, ImageError
 from detect.images import decode, wholeslide
 from detect.images.decode import Shrink
 from detect.score.plan import Planned, content_hash, is_slide, slide_hash
-from detect.types import Image
+from detect.score.remote import NOWHERE, Bringer
+from detect.types import Field, Image
 
 # What a share or a disk says when it may well be there again in a moment.
 _PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED}
@@ -46,11 +47,22 @@ class Reader:
     """Reads planned fields of an input folder.
 
     Args:
-        alive: called when a field is begun.
+        alive: called when a field is begun. bringer: has files at hand that lie elsewhere.
     """
 
-    def __init__(self, root: Path, alive: Callable[[int], None]) -> None:
-        self._root, self._alive = root, alive
+    def __init__(self, root: Path, alive: Callable[[int], None], bringer: Bringer | None = None) -> None:
+        self._root, self._alive, self._bringer = root, alive, bringer or Bringer(NOWHERE, root)
+
+    def at_hand(self, field: Field, *, planned: bool = True) -> Field:
+        """The field where its file can be read.
+
+        Args:
+            planned: its file was there when the run was planned.
+
+        Raises:
+            ImageError: it cannot be had. DataError: nothing can any more.
+        """
+        return self._often(planned, lambda: self._bringer.bring(field))
 
     def tried(self, planned: Planned, shrink: Shrink) -> Picture | ImageError:
         """See `read`; the error is returned."""
@@ -69,13 +81,14 @@ class Reader:
             ImageError: it cannot be read, or changed. DataError: the whole input folder has gone.
         """
         self._alive(0)
-        field = planned.field
+        known = bool(planned.hash)
+        field = self.at_hand(planned.field, planned=known)
         try:
             if is_slide(field):
-                self._unchanged(planned, self._often(planned, lambda: _hash_of_slide(field.path)))
-                pixels = self._often(planned, lambda: wholeslide.read_field(field))
+                self._unchanged(planned, self._often(known, lambda: _hash_of_slide(field.path)))
+                pixels = self._often(known, lambda: wholeslide.read_field(field))
                 return Picture(pixels, pixels.shape[1], pixels.shape[0])
-            data = self._often(planned, lambda: decode.raw(field.path))
+            data = self._often(known, lambda: decode.raw(field.path))
             self._unchanged(planned, content_hash(data) if planned.hash else "")
             pixels, width, height = decode.sized(data, shrink)
             return Picture(pixels, width, height)
@@ -84,6 +97,8 @@ class Reader:
 
     def still_there(self) -> None:
         """DataError where the input folder has gone: then nothing says that a field cannot be read."""
+        if self._bringer.there():
+            return
         there = False
         with suppress(OSError):
             there = self._root.is_dir()
@@ -96,7 +111,7 @@ class Reader:
         if planned.hash and now != planned.hash:
             raise ImageError("changed since the run was planned", remedy="score it in a run of its own")
 
-    def _often(self, planned: Planned, read: Callable[[], T]) -> T:
+    def _often(self, planned: bool, read: Callable[[], T]) -> T:
         """What is read; tried again where a share or a disk is away for a moment."""
         for wait in (*_WAITS, None):
             try:
@@ -104,7 +119,7 @@ class Reader:
             except ImageError as error:
                 self.still_there()
                 why = getattr(error.__cause__, "errno", None)
-                if why == errno.ENOENT and planned.hash:
+                if why == errno.ENOENT and planned:
                     raise ImageError("vanished since the run was planned", remedy="bring it back") from error
                 if why not in _PASSING or wait is None:
                     raise

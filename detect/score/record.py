@@ -30,10 +30,10 @@ def is_drawn(folder: Path) -> bool:
     return any((place / DRAWN).is_file() for place in (folder, folder.resolve().parent))
 
 
-def check_input(folder: Path, record: Mapping[str, Any], out: Path) -> None:
-    """StoreError where another folder is given than the run was begun with."""
-    if str(folder.resolve()) != record.get("root"):
-        what = f"the run was begun with the slides in {record.get('root')}, not in {folder.resolve()}"
+def check_input(root: str, record: Mapping[str, Any], out: Path) -> None:
+    """StoreError where another folder, or URL, is given than the run was begun with."""
+    if root != record.get("root"):
+        what = f"the run was begun with the slides in {record.get('root')}, not in {root}"
         raise StoreError(what, where=str(out / RUN), remedy="name that folder, or another --out")
 
 

@@ -133,6 +133,7 @@ def write(
         "calibrated": any(c.classifier is not None and c.classifier.calibration is not None for c in cards),
         "few": FEW,
         "unidentified": UNIDENTIFIED,
+        "paged": paged,
         "legend": {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in LINES.items()},
     }
     pages = [f"slides/{number:05d}.html" for number in range(len(slides))] if paged else []
@@ -159,7 +160,6 @@ def write(
         .render(
             slides=slides,
             views=[] if paged else [view(slide) for slide in slides],
-            paged=paged,
             pages=pages,
             failed=[f for slide in sorted(told.failed) for f in told.failed[slide]],
             skipped=told.skipped,

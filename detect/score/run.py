@@ -6,31 +6,31 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detect import __version__
-from detect.bundles.folder import Bundle
-from detect.errors import ConfigError, DataError, StoppedRunError, StoreError
-from detect.images.folder import Folder, scan
+from detect.errors import DataError, StoppedRunError, StoreError, UnreachableError
+from detect.images.folder import Folder
 from detect.images.wholeslide import expand
 from detect.pipeline.run import open_pipeline
-from detect.runtime.base import FRAMEWORK, EngineSettings, cores, fast_precisions
+from detect.runtime.base import EngineSettings
 from detect.score import differential, manifest, plan, record
+from detect.score.chosen import engine_of, fields_of, found_in, workers_of
 from detect.score.conclude import conclude
 from detect.score.engine import OpenCrew, Tasks, open_crew
 from detect.score.journal import Event, Journal
 from detect.score.manifest import Manifest
 from detect.score.patterns import Called, Patterns
 from detect.score.plan import Plan, Planned
+from detect.score.remote import NOWHERE, Links, Sink
 from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
 from detect.score.store import FINISHED, PLAN, RUN, FieldRecord, Store
 from detect.score.work import Done, Job, Measure, Part, Ready, Result, Task
 
 STATEMENT = "morphology, for research use, not a diagnosis"
-_CALLS = 4  # batches at once on one GPU: while it works on one, others are made ready
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def score(
     stop: Callable[[], bool] = _never,
     only: Collection[str] = (),
     crew: OpenCrew = open_crew,
+    links: Links = NOWHERE,
 ) -> Outcome:
     """Score every field of a folder of slides.
 
@@ -96,15 +97,28 @@ def score(
         only: slides that the run is about; by default all.
         stop: asked now and then; once it says so, parts in hand are finished, and StoppedRunError is raised.
         crew: who opens the workers, in place of the engine that the settings name.
+        links: URLs of which `folder` and `out` are copies, see `remote.places`.
 
     Raises:
         StoppedRunError: it was stopped, or could not go on; what is done is safe, go on with `resume`.
     """
     began = time.monotonic()
-    if resume and not (out / RUN).is_file():  # nothing, or a run that was killed before it had a plan
-        resume, overwrite = False, overwrite or Store(out).hardly_begun()
+    sink, replaced = Sink(links, out), overwrite
+    try:
+        if resume:
+            sink.again()
+        if resume and not (out / RUN).is_file():  # nothing, or a run that was killed before it had a plan
+            resume, overwrite = False, overwrite or Store(out).hardly_begun()
+        if not resume:
+            sink.check(overwrite=replaced)
+        found = found_in(folder, links, stop)
+    except UnreachableError as error:
+        raise StoppedRunError(error.problem, where=error.where, remedy=error.remedy) from error
     chosen = frozenset(only)
-    leader = _Leader(folder, out, settings, known, overwrite=overwrite, resume=resume, only=chosen, crew=crew)
+    leader = _Leader(
+        folder, found, out, settings, known, overwrite=overwrite, replaced=replaced, resume=resume, only=chosen,
+        crew=crew, links=links, sink=sink,
+    )  # fmt: skip
     with closing(leader):
         leader.stop, leader.tell, leader.watch = stop, progress or leader.tell, watch or leader.watch
         leader.lead()
@@ -132,16 +146,21 @@ class _Leader:
     def __init__(
         self,
         folder: Path,
+        found: Folder,
         out: Path,
         settings: ScoreSettings,
         known: Manifest,
         *,
         overwrite: bool,
+        replaced: bool,
         resume: bool,
         only: frozenset[str],
         crew: OpenCrew,
+        links: Links,
+        sink: Sink,
     ) -> None:
         self.folder, self.out, self.resume = folder, out, resume
+        self.links, self.sink, self.replaced = links, sink, replaced
         self.tell: Callable[[int], None] = lambda done: None
         self.watch: Callable[[Mapping[str, Any]], None] = lambda line: None
         self.stop: Callable[[], bool] = _never
@@ -149,17 +168,17 @@ class _Leader:
         self.store = Store(out)
         self.begun: Mapping[str, Any] = self.store.run() if resume else {}
         if resume:
-            record.check_input(folder, self.begun, out)
+            record.check_input(links.input or str(folder.resolve()), self.begun, out)
             settings, known = record.same(settings, known, self.begun, out)
         self.settings, self.known, self.overwrite = settings, known, overwrite
         self.only = frozenset(self.begun.get("only", only))
-        self.found = _fields(folder, out, self.only)
+        self.found = fields_of(found, folder, out, self.only)
         self.opened = open_pipeline(settings.pipeline)
         if resume:
             record.check_bundles(self.opened, self.begun, out)
-        self.workers = _workers(settings)
-        self.engine = _engine(settings, self.workers, self.opened.detector, self.begun)
-        job = Job(self.found.root, out, settings, self.engine, known)
+        self.workers = workers_of(settings)
+        self.engine = engine_of(settings, self.workers, self.opened.detector, self.begun)
+        job = Job(self.found.root, out, settings, self.engine, known, links, len(self.found.fields))
         self.patterns = Patterns(self.opened, self.engine, fab=settings.pipeline.fab)
         self.crew = crew(job, self.workers, settings)
         self.ready: Ready = self.crew.ready
@@ -187,7 +206,8 @@ class _Leader:
         if self.resume:
             Store.again(self.out)
         else:
-            Store.create(self.out, overwrite=self.overwrite)
+            self.sink.begin(overwrite=self.replaced)
+            Store.create(self.out, overwrite=self.overwrite or bool(self.links.output))
 
     def prepare(self) -> None:
         """Have the plan on disk, or take it up where it was left."""
@@ -262,6 +282,7 @@ class _Leader:
             if not result.failed:  # why it did may have passed when the run is gone on with
                 self._note("slide", slide=task.slide, looked=result.told())
         elif isinstance(result, Done):
+            self.sink.have(result.number, result.files)
             self.done[result.number] = result
             told = {"fields": dict(result.fields), "cells": result.cells, "white": result.white}
             self._note("part", part=result.number, **told, files=dict(result.files), seconds=result.seconds)
@@ -312,12 +333,15 @@ class _Leader:
             }
         )
         self._note("finished", fields=dict(came.fields))
+        self.sink.finish(self.done)
         told = came.called, tuple(self.opened.drawn), self.ready.unreached
         return Outcome(self.out, came.slides, came.fields, seconds, found.others, self.engine, *told)
 
     def _note(self, event: Event, **told: Any) -> None:
         """A line of the journal, which whoever watches the run is shown too."""
         self.journal.add(event, **told)
+        if event != "finished":
+            self.sink.led()
         self.watch({"event": event, **told})
 
     def _late(self) -> Folder:
@@ -326,7 +350,7 @@ class _Leader:
         series = {path.parent for path in seen if path.suffix.lower() == ".dcm"}  # its other files are of one slide
         number = 1 + max((number for number, _ in self.plan.parts), default=-1)
         self.store.drop_parts(number)
-        now = _fields(self.folder, self.out, self.only)
+        now = fields_of(found_in(self.folder, self.links, self.stop), self.folder, self.out, self.only)
         late = [f for f in now.fields if f.path not in seen and f.path.parent not in series]
         why = "appeared after the run was planned: score it in a run of its own"
         if late:
@@ -340,8 +364,8 @@ class _Leader:
         return {
             "statement": STATEMENT,
             "smear_detect": __version__,
-            "input": self.begun.get("input", str(self.folder)),
-            "root": str(self.folder.resolve()),
+            "input": self.begun.get("input", self.links.input or str(self.folder)),
+            "root": self.links.input or str(self.folder.resolve()),
             "only": sorted(self.only),
             "slides": len({row.field.slide for row in self.plan.rows}) or len(self.found.slides),
             "other_files": list(self.found.others),
@@ -354,59 +378,8 @@ class _Leader:
                 "threads": engine.threads,
             },
             "bundles": {b.card.name: b.hash for b in opened.bundles},
+            "models": {b.card.name: b.model for b in opened.bundles},
             "synthetic": opened.drawn,
             "trained_on": opened.trained_on,
             "drawn_slides": record.is_drawn(self.folder),
         }
-
-
-def _workers(settings: ScoreSettings) -> int:
-    """Processes that score side by side."""
-    if settings.workers:
-        return settings.workers
-    if settings.runtime != FRAMEWORK:
-        return cores()
-    return len(settings.device.split(","))
-
-
-def _engine(settings: ScoreSettings, workers: int, detector: Bundle, begun: Mapping[str, Any]) -> EngineSettings:
-    """What one worker runs graphs with. A run that is gone on with keeps its own, so that its bytes stay the same."""
-    chosen = begun.get("engine", {})
-    threads = chosen.get("threads") or max(1, cores() // workers)
-    calls = 1 if settings.device == "cpu" else max(1, min(_CALLS, cores() // workers))
-    name = chosen.get("name", settings.runtime)
-    precision = chosen.get("precision", settings.precision)
-    if precision != "auto":
-        found = EngineSettings(name, precision, calls, settings.device, threads).resolved()
-        if settings.precision == "auto" and precision != "fp32" and precision not in fast_precisions(found.name):
-            what = f"the run was begun in {precision}, which this processor does not have"
-            raise ConfigError(what, remedy="go on on such a machine as it was begun on, or begin again")
-        return found
-    plain = EngineSettings(name, "fp32", calls, settings.device, threads).resolved()
-    return replace(plain, precision=detector.first_offered(fast_precisions(plain.name), plain.name) or "fp32")
-
-
-def _fields(folder: Path, out: Path, only: Collection[str]) -> Folder:
-    """What is to be scored; an output folder within the slides is not scored again."""
-    found = scan(folder)
-    if only:
-        found = Folder(found.root, tuple(f for f in found.fields if f.slide in only), ())
-    if not found.fields:
-        what = f"no images in it ({len(found.others)} other files)"
-        raise DataError(what, where=str(folder), remedy="give a folder with one sub-folder of images a slide")
-    if out.resolve() == folder.resolve() or folder.resolve().is_relative_to(out.resolve()):
-        raise ConfigError("the output would overwrite the slides", where=str(out), remedy="name another folder")
-    if out.resolve().is_relative_to(folder.resolve()):
-        found = _without(found, out)
-        if not found.fields:
-            what = "no images in it but those of the output folder"
-            raise DataError(what, where=str(folder), remedy="name another --out")
-    return found
-
-
-def _without(found: Folder, out: Path) -> Folder:
-    """The folder without what an earlier run wrote into it."""
-    inside = out.resolve()
-    kept = tuple(f for f in found.fields if not f.path.resolve().is_relative_to(inside))
-    others = tuple(o for o in found.others if not (found.root / o).resolve().is_relative_to(inside))
-    return Folder(found.root, kept, others)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,12 +120,7 @@ class Store:
                 raise StoreError(
                     "the output folder is not empty", where=str(out), remedy="name another, or --overwrite"
                 )
-            ours = {RUN, PLAN, JOURNAL, REPEATS, "cells", "fields", "report", *EXPORTS}
-            ours |= {f"{name}.{kind}" for name in ("slides", "patterns") for kind in ("parquet", "csv")}
-            foreign = sorted(p.name for p in out.iterdir() if not (p.name in ours or _litter(p.name)))
-            if foreign:
-                what = f"holds '{foreign[0]}', which no scoring run wrote"
-                raise StoreError(what, where=str(out), remedy="name another folder; nothing was deleted")
+            cls.check_ours({p.name for p in out.iterdir()}, str(out))
         try:
             for path in out.iterdir() if out.is_dir() else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -134,6 +129,16 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot be written to: {error.strerror}", where=str(out)) from error
         return cls(out)
+
+    @staticmethod
+    def check_ours(names: Collection[str], where: str) -> None:
+        """StoreError where a folder that is to be emptied holds what no scoring run wrote."""
+        ours = {RUN, PLAN, JOURNAL, REPEATS, "cells", "fields", "report", *EXPORTS}
+        ours |= {f"{name}.{kind}" for name in ("slides", "patterns") for kind in ("parquet", "csv")}
+        foreign = sorted(name for name in names if not (name in ours or _litter(name)))
+        if foreign:
+            what = f"holds '{foreign[0]}', which no scoring run wrote"
+            raise StoreError(what, where=where, remedy="name another folder; nothing was deleted")
 
     def hardly_begun(self) -> bool:
         """Whether nothing is there but what a run leaves that was killed before it had a record."""
@@ -147,6 +152,8 @@ class Store:
         """The run folder of a run that was stopped, without the files that it left half written."""
         for path in out.rglob(".*.partial"):
             path.unlink(missing_ok=True)
+        for name in ("cells", "fields", "report"):  # of a run that went on elsewhere
+            (out / name).mkdir(exist_ok=True)
         return cls(out)
 
     def write_part(

@@ -11,34 +11,30 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
-from detect.classify.crops import at_border
+from detect.detectors.scale import looked_at
 from detect.errors import ImageError
 from detect.images import wholeslide
 from detect.images.decode import Shrink
-from detect.images.magnification import Scale, given
-from detect.images.quality import flags, quality
-from detect.pipeline.run import Cells, Pipeline, open_pipeline
+from detect.images.magnification import given
+from detect.pipeline.run import Pipeline, open_pipeline
 from detect.runtime.base import EngineSettings
-from detect.score.differential import white_type
 from detect.score.manifest import Manifest
 from detect.score.plan import Planned
 from detect.score.reading import Picture, Reader
+from detect.score.remote import NOWHERE, Bringer, Links, Sink, is_leaders
+from detect.score.rows import Row, grown_cells, own_cells, row_beyond, row_of, shrunk_scale, white_cells
 from detect.score.scales import Looked, check_scale, look
 from detect.score.settings import ScoreSettings
-from detect.score.store import CAPPED, UNSURE_SCALE, FieldRecord, Store
-from detect.taxonomy import taxonomy
-from detect.types import CellRecord, Field
+from detect.score.store import FieldRecord, Store
+from detect.types import Field
 
 _HELD_PIXELS = 24_000_000  # most pixels that wait for a batch: huge fields make small batches, so memory stays flat
-_WHOLE_RED_CELLS = 5  # fewer say nothing of a field's scale
 _AHEAD = 2  # batches that are decoded while one is worked on
-Row = tuple[FieldRecord, tuple[CellRecord, ...]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,8 @@ class Job:
     """What every worker of a run is told, once.
 
     Attributes:
+        root, out: the input folder and the run folder. links: the URLs that they are copies of.
+        files: how many there are at least, so that workers for them can be opened side by side.
     """
 
     root: Path
@@ -53,6 +51,8 @@ class Job:
     settings: ScoreSettings
     engine: EngineSettings
     manifest: Manifest
+    links: Links = NOWHERE
+    files: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,18 @@ class Worker:
         self._job, self._alive = job, alive
         self._pipeline = pipeline or opened(job)
         check_scale(self._pipeline.detector, job.settings)
-        self._store, self._reader = Store(job.out), Reader(job.root, alive)
+        self._bringer, self._sink = Bringer(job.links, job.root), Sink(job.links, job.out)
+        self._leads = is_leaders(job.links, job.out)
+        self._store, self._reader = Store(job.out), Reader(job.root, alive, self._bringer)
         asked = tuple(node.bundle.card.name for node in self._pipeline.asked)
         self.ready = Ready(asked, tuple(self._pipeline.unreached))
 
     def do(self, task: Task) -> Result:
         """Do a task."""
-        return self._measure(task) if isinstance(task, Measure) else self._part(task)
+        try:
+            return self._measure(task) if isinstance(task, Measure) else self._part(task)
+        finally:
+            self._bringer.forget()
 
     def alone(self, planned: Planned, looked: Looked) -> None:
         """Look at one field by itself, and forget what was found: does it end this process?"""
@@ -157,25 +162,34 @@ class Worker:
         except ImageError:
             return
         self._score([planned.field], [picture], {planned.field.slide: looked})
+        self._bringer.forget()
 
     def _measure(self, task: Measure) -> Looked:
         known = self._job.manifest.scale(task.slide)
         told = None
+        fields = [self._at_hand(field) for field in looked_at(task.fields)] if self._job.links.input else task.fields
         if task.fields[0].region is not None:
             with suppress(ImageError):  # gone since the run was planned: its fields will tell
-                told = given(mpp=wholeslide.opened(task.fields[0].path).mpp)
-        found = look(self._pipeline.detector, task.fields, self._job.settings, known, told)
+                told = given(mpp=wholeslide.opened(fields[0].path).mpp)
+        found = look(self._pipeline.detector, fields, self._job.settings, known, told)
         self._reader.still_there()
         return found
+
+    def _at_hand(self, field: Field) -> Field:
+        """A field where it can be read; scoring tells of one that cannot."""
+        with suppress(ImageError):
+            return self._reader.at_hand(field)
+        return field
 
     def _part(self, part: Part) -> Done:
         started = time.monotonic()
         rows = self._enough(self._rows(part), part.counted)
         fields, cells = [field for field, _ in rows], [cell for _, found in rows for cell in found]
         files = self._store.write_part(part.number, fields, cells, self._job.manifest)
+        self._sink.wrote(part.number, leads=self._leads)
         states: Counter[str] = Counter(field.status for field in fields)
         seconds = round(time.monotonic() - started, 3)
-        return Done(part.number, states, len(cells), sum(map(_white, rows)), files, seconds)
+        return Done(part.number, states, len(cells), sum(map(white_cells, rows)), files, seconds)
 
     def _enough(self, rows: list[Row], counted: int) -> list[Row]:
         """Rows with those left out that come after the field with which enough white cells were counted."""
@@ -185,8 +199,8 @@ class Worker:
         out = []
         for row in rows:
             beyond = counted >= most and row[0].status == "ok"
-            counted += 0 if beyond else _white(row)
-            out.append(_beyond(row[0].slide, row[0].field, most) if beyond else row)
+            counted += 0 if beyond else white_cells(row)
+            out.append(row_beyond(row[0].slide, row[0].field, most) if beyond else row)
         return out
 
     def _rows(self, part: Part) -> list[Row]:
@@ -200,7 +214,7 @@ class Worker:
             elif field.id in part.killed:
                 rows[slot] = (FieldRecord(field.slide, field.id, "failed", part.killed[field.id]), ())
             elif enough is not None and part.counted >= enough:
-                rows[slot] = _beyond(field.slide, field.id, enough)
+                rows[slot] = row_beyond(field.slide, field.id, enough)
         with (
             ThreadPoolExecutor(self._job.engine.workers) as pool,
             ThreadPoolExecutor(self._job.engine.workers) as readers,
@@ -281,11 +295,15 @@ class Worker:
         pixels = [picture.pixels for picture in pictures]
         scales = [slides[f.slide].of(detector, p) for f, p in zip(fields, pixels, strict=True)]
         failed = [slides[f.slide].failed for f in fields]
-        looked = [_shrunk(scale, picture) for scale, picture in zip(scales, pictures, strict=True)]
+        looked = [shrunk_scale(scale, picture) for scale, picture in zip(scales, pictures, strict=True)]
         results = self._pipeline.run(pixels, [(f.slide, f.id) for f in fields], looked)
         return [
-            _row(
-                field, picture, _own(field, _grown(cells, picture)), scale, unsure=bad or bool(scale and not scale.sure)
+            row_of(
+                field,
+                picture,
+                own_cells(field, grown_cells(cells, picture)),
+                scale,
+                unsure=bad or bool(scale and not scale.sure),
             )
             for field, picture, cells, scale, bad in zip(fields, pictures, results, scales, failed, strict=True)
         ]
@@ -298,87 +316,3 @@ class _Bucket:
     slots: list[int]
     pictures: list[Picture]
     area: int = 0
-
-
-def _beyond(slide: str, field: str, most: int) -> Row:
-    """The row of a field after the one with which enough white cells of its slide were counted."""
-    why = f"not looked at: {most} white cells were reached in the fields before it"
-    return FieldRecord(slide, field, "skipped", why), ()
-
-
-def _white(row: Row) -> int:
-    """Nucleated white cells of a field, as the differential counts them."""
-    tree = taxonomy()
-    return sum(tree.is_a(c.label, "WBC") and tree.in_differential(white_type(c.label, c.type)) for c in row[1])
-
-
-def _shrunk(scale: Scale | None, picture: Picture) -> Scale | None:
-    """The scale of a field in the pixels of the picture that was read of it."""
-    if scale is None or picture.shrunk == (1, 1):
-        return scale
-    across, down = picture.shrunk
-    return replace(scale, width_px=scale.width_px / across, height_px=scale.height_px / down)
-
-
-def _grown(cells: Cells, picture: Picture) -> Cells:
-    """Cells of a picture in pixels of its field."""
-    if picture.shrunk == (1, 1):
-        return cells
-    a, b = picture.shrunk
-    out = []
-    for cell in cells.records:
-        box = (cell.box[0] * a, cell.box[1] * b, cell.box[2] * a, cell.box[3] * b)
-        cut = ("border",) if at_border(box, picture.width, picture.height) else ()
-        out.append(replace(cell, box=box, flags=(*cut, *(f for f in cell.flags if f != "border"))))
-    return Cells(tuple(out), cells.capped)
-
-
-def _own(field: Field, cells: Cells) -> Cells:
-    """The cells of a field; of a region those whose centre it holds, in pixels of the slide."""
-    if field.region is None:
-        return cells
-    left, top, _, _ = wholeslide.with_margin(field)
-    x0, y0, x1, y1 = field.region
-    own: list[CellRecord] = []
-    for record in cells.records:
-        a, b, c, d = record.box
-        placed = (a + left, b + top, c + left, d + top)
-        if x0 <= (placed[0] + placed[2]) / 2 < x1 and y0 <= (placed[1] + placed[3]) / 2 < y1:
-            own.append(replace(record, cell=len(own), box=placed))
-    return Cells(tuple(own), cells.capped)
-
-
-def _row(field: Field, picture: Picture, cells: Cells, scale: Scale | None, *, unsure: bool) -> Row:
-    counts: dict[str, int] = {}
-    for record in cells.records:
-        counts[record.label] = counts.get(record.label, 0) + 1
-    left, top = (0, 0) if field.region is None else wholeslide.with_margin(field)[:2]
-    own = _red_cell_diameter(cells.records)
-    diameter = own if own is not None else None if scale is None else scale.diameter_px
-    measured = quality(picture.pixels, None if diameter is None else diameter / picture.shrunk[0])
-    size = ((CAPPED,) if cells.capped else (), (UNSURE_SCALE,) if unsure and cells.records else ())
-    about = FieldRecord(
-        field.slide,
-        field.id,
-        "ok",
-        x=left,
-        y=top,
-        width=picture.width,
-        height=picture.height,
-        quality=measured,
-        scale=own,
-        counts=dict(sorted(counts.items())),
-        scale_used=None if scale is None else round(scale.diameter_px, 2),
-        flags=(*size[0], *size[1], *flags(measured, len(cells.records))),
-    )
-    return about, cells.records
-
-
-def _red_cell_diameter(cells: Sequence[CellRecord]) -> float | None:
-    """Median of the geometric mean side of red cells that the border did not cut, pixels."""
-    sides = [
-        float(np.sqrt((c.box[2] - c.box[0]) * (c.box[3] - c.box[1])))
-        for c in cells
-        if c.label == "RBC" and "border" not in c.flags
-    ]
-    return round(float(np.median(sides)), 2) if len(sides) >= _WHOLE_RED_CELLS else None

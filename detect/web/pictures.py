@@ -15,7 +15,6 @@ from detect.classify.bundled import BundleClassifier
 from detect.classify.crops import crop
 from detect.errors import ImageError
 from detect.images import decode
-from detect.pipeline.route import names_of
 from detect.pipeline.run import Opened
 from detect.runtime.base import EngineSettings
 from detect.score.store import rle_of
@@ -90,7 +89,7 @@ class Typist:
     def _asked(self, scored: Scored, told: CellTold) -> tuple[BundleClassifier, CellCrop] | None:
         """Who named a cell, and the crop as it wants it: the last whose types hold its name; None where none did."""
         for node in reversed(self._opened.nodes):
-            if any(name in told.probabilities for name in names_of(node.bundle)):
+            if any(name in told.probabilities for name in node.bundle.names):
                 key = node.bundle.card.name
                 if key not in self._models:
                     self._models[key] = BundleClassifier(node.bundle, EngineSettings(), error=self._opened.error)

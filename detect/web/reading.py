@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from detect import geometry
 from detect.bundles.card import Card
 from detect.evaluate.intervals import Interval, wilson
-from detect.pipeline.route import names_of
 from detect.pipeline.run import Opened, open_pipeline
 from detect.score import differential, overlaps
 from detect.score.run import STATEMENT
@@ -190,8 +189,7 @@ class Scored:
         total = sum(line.count for line in lines.values())
         beside = {line.name: line.count for line in slide.beside}
         counts = {"WBC": slide.white, "RBC": beside.get("RBC", 0), "Platelet": beside.get("Platelet", 0)}
-        cards = [card for opened in self._opened for card in (b.card for b in opened.bundles)]
-        known = [c for card in cards if card.task in ("detector", "classifier") for c in card.classes]
+        known = differential.seen(b for opened in self._opened for b in opened.bundles)
         return told.Assessment(
             statement=STATEMENT,
             white=slide.white,
@@ -209,7 +207,7 @@ class Scored:
             scale=slide.scale,
             scale_spread=slide.scale_spread,
             scale_unsure=slide.scale_unsure,
-            not_seen=differential.not_seen(taxonomy().resolve(name) or name for name in known),
+            not_seen=differential.not_seen(known),
             synthetic=sorted({name for opened in self._opened for name in opened.drawn}),
             called=[one for k in range(len(self._opened)) for one in self._called(k)],
             models=[one for k in range(len(self._opened)) for one in self._models(k)],
@@ -236,7 +234,7 @@ class Scored:
         answers = {opened.detector.card.name: _counts(slide)}
         tables = list(self.store(pipeline).cells(("type", "probabilities")))
         for node in opened.nodes:
-            answers[node.bundle.card.name] = _answered(tables, names_of(node.bundle))
+            answers[node.bundle.card.name] = _answered(tables, node.bundle.names)
         for one in self._called(pipeline):
             answers.setdefault(one.by, one.said)
         form = "measures the form of white cells"
@@ -276,7 +274,7 @@ def _kind(cell: told.CellTold) -> str:
 
 def types(opened: Opened) -> list[str]:
     """Types that the classifiers of a pipeline know."""
-    return list(dict.fromkeys(name for node in opened.nodes for name in names_of(node.bundle)))
+    return list(dict.fromkeys(name for node in opened.nodes for name in node.bundle.names))
 
 
 def open_all(settings: WebSettings) -> list[Opened]:

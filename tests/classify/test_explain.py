@@ -169,6 +169,10 @@ def test_the_command_draws_cells_it_finds_or_is_given(tmp_path: Path) -> None:
     answer = inside("explain", "wbc-types-small", path, "--out", tmp_path / "a.png")
     assert answer.code == 0, answer.err
     assert cv2.imread(str(tmp_path / "a.png")) is not None
+    assert "may be" in answer.out
+    given = inside("explain", "wbc-types-small", path, "--mpp", 0.08, "--error-rate", 0.3, "--out", tmp_path / "c.png")
+    assert given.code == 0, given.err
+    assert "error rate of 0.3" in given.out
     box = ",".join(str(round(v)) for v in next(t for t in truth if t.name == "Neutrophil").box)
     answer = inside(
         "explain", "wbc-types-small", path, "--box", box, "--method", "score-cam", "--out", tmp_path / "b.png"
@@ -184,6 +188,7 @@ def test_the_command_draws_cells_it_finds_or_is_given(tmp_path: Path) -> None:
         (("--box", "50,50,10,60"), "not a box within the picture"),
         (("--box", "9000,0,9100,50"), "not a box within the picture"),
         (("--method", "attention"), "no attention to show"),
+        (("--mpp", "-1"), "no size of a pixel"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, given: tuple[str, ...], said: str) -> None:

@@ -30,7 +30,7 @@ from detect.classify.crops import crop, resize  # noqa: E402
 from detect.classify.export import write_graph  # noqa: E402
 from detect.classify.fit import Task, mixture  # noqa: E402
 from detect.classify.handmade import measure  # noqa: E402
-from detect.classify.learn import chances, still_rises  # noqa: E402
+from detect.classify.learn import chances  # noqa: E402
 from detect.classify.recipes import check  # noqa: E402
 from detect.classify.settings import (  # noqa: E402
     ClassifierSettings,
@@ -39,6 +39,7 @@ from detect.classify.settings import (  # noqa: E402
     HybridSettings,
     load_recipe,
 )
+from detect.evaluate.curves import still_rises  # noqa: E402
 from detect.images import decode  # noqa: E402
 from detect.runtime.base import EngineSettings, installed, open_graph  # noqa: E402
 
@@ -374,6 +375,7 @@ def test_chances_and_coming_to_rest() -> None:
     for sampling, share in (("natural", 0.1), ("balanced", 0.5), ("square_root", 0.25)):
         assert chances(labels, 2, sampling)[labels == 1].sum() == pytest.approx(share)
     assert still_rises([0.1, 0.2])
+    assert still_rises([0.5] * 9)
     assert still_rises(list(np.linspace(0, 1, 50)))
     assert not still_rises([0.9] * 50)
     assert not still_rises(list(1 - np.exp(-np.arange(100) / 10)))

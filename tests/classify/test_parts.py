@@ -10,8 +10,17 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+from detect import assets
 from detect.bundles.folder import open_bundle
-from detect.classify.parts import CYTOPLASM, GROUND, NUCLEUS, ClassicalSegmenter, labels_of, open_segmenter
+from detect.classify.parts import (
+    CYTOPLASM,
+    GROUND,
+    NUCLEUS,
+    ClassicalSegmenter,
+    MaskSegmenter,
+    labels_of,
+    open_segmenter,
+)
 from detect.data.cards import load_card
 from detect.data.splits import cells_of, read_split
 from detect.data.typed import TypedCell, load_typed
@@ -73,7 +82,7 @@ def test_cells_of_a_drawn_slide_have_parts_and_groups(smear: Path, cells: list[T
 
 
 def test_the_classical_segmenter_puts_parts_where_they_are(cells: list[TypedCell]) -> None:
-    from detect.classify.segmenters import compared
+    from detect.classify.segmenter_bundle import compared
 
     report = measure_parts(*compared(ClassicalSegmenter(), cells), rounds=10)
     assert report.figures["nucleus IoU"].value > 0.5
@@ -133,6 +142,22 @@ def test_a_run_goes_on_where_it_stopped(smear: Path, tmp_path: Path, monkeypatch
 
     a, b = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "cut"))
     assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-5) for k in a)
+
+
+def test_masks_of_a_detector_are_parts_with_the_nucleus_in_them(cells: list[TypedCell]) -> None:
+    from detect.classify.segmenter_bundle import compared
+
+    runner = open_segmenter(str(assets.RELEASED_BUNDLES / "classical"), EngineSettings())
+    assert isinstance(runner, MaskSegmenter)
+    report = measure_parts(*compared(runner, cells), rounds=10)
+    assert report.figures["cell IoU"].value > 0.5
+    field = decode.read(cells[0].path)
+    (empty,) = runner.parts(field, [(0.0, 0.0, 6.0, 6.0)])  # no cell of the detector: the classical answer
+    (plain,) = ClassicalSegmenter().parts(field, [(0.0, 0.0, 6.0, 6.0)])
+    assert np.array_equal(empty.labels, plain.labels)
+    assert runner.parts(field, []) == []
+    with pytest.raises(BundleError, match="draws no masks"):
+        open_segmenter("cells-yolov8n", EngineSettings())
 
 
 def test_a_classifier_is_no_segmenter() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from detect.bundles.card import CARD, GRAPH, WEIGHTS
 from detect.bundles.folder import open_bundle
@@ -24,8 +27,6 @@ TYPES = {"1": "Neutrophil", "2": "Lymphocyte"}
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the set `drawn`, its card, its split and a configuration of two epochs."""
-    import numpy as np
-
     home = tmp_path_factory.mktemp("cells")
     cells = home / "drawn" / "cells"
     cells.mkdir(parents=True)
@@ -101,6 +102,54 @@ def test_a_resumed_training_ends_in_the_same_weights(home: Path, monkeypatch: py
     assert resumed.code == 0, resumed.err[-3000:]
     assert (home / "stopped" / WEIGHTS).read_bytes() == (home / "whole" / WEIGHTS).read_bytes()
     (home / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+@pytest.mark.long
+def test_stages_hand_on_their_weights_and_no_copy_of_a_cell_that_is_held_out(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMEAR_DATA", str(home))
+    cells = home / "other" / "cells"
+    shutil.copytree(home / "drawn", home / "other")
+    card = yaml.safe_load((home / "drawn.yaml").read_text())
+    (home / "other.yaml").write_text(yaml.safe_dump(card | {"name": "other", "folder": "other"}))
+
+    def split(first: int) -> str:
+        rows = [Row(f"other/cells/{i:03d}.bmp", f"o{i}", "train" if i % 4 else "dev", "") for i in range(first, 32)]
+        path = tmp_path / f"other-{first}.csv"
+        Split("other", tuple(replace(r, hash=file_hash(cells / Path(r.field).name)) for r in rows)).write(path)
+        return str(path)
+
+    def config(first: int) -> Path:
+        told = {"image_size": 32, "batch": 8, "network": "smallnet", "stages": []}
+        told["stages"].append({"data": [str(home / "other.yaml")], "split": split(first), "epochs": 2})
+        one = {"data": [str(home / "drawn.yaml")], "split": str(home / "drawn-split.csv"), "epochs": 1}
+        told["stages"].append(one)
+        path = tmp_path / f"stages-{first}.yaml"
+        path.write_text(yaml.safe_dump(told))
+        return path
+
+    held = inside("train", "classifier", config(0), "--out", tmp_path / "leak")
+    assert held.code == 2
+    assert "is a copy of drawn/cells/" in held.err.replace("\n", " ")
+    assert not (tmp_path / "leak").exists()
+    allowed = inside("train", "classifier", config(0), "--out", tmp_path / "leak", "--allow-leak")
+    assert allowed.code == 0, allowed.err
+    assert yaml.safe_load((tmp_path / "leak" / "run.yaml").read_text())["leaking_groups"] == 12
+    for i in range(20, 32):  # another picture in the place of each one that is held out
+        pixels, truth = sample.field(900 + i, [TYPES[str(1 + i % 2)]])
+        x0, y0, x1, y1 = (round(v) for v in truth[0].box)
+        (cells / f"{i:03d}.bmp").write_bytes(encode(pixels[y0:y1, x0:x1].copy(), "BMP"))
+        (cells / f"{i:03d}.png").write_bytes(encode(pixels[y0:y1, x0:x1, 0] * 0 + 128, "PNG"))
+    clean = inside("train", "classifier", config(0), "--out", tmp_path / "run")
+    assert clean.code == 0, clean.err
+    record = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    assert record["leaking_groups"] == 0
+    assert [stage["epochs"] for stage in record["stages_before"]] == [2]
+    first, last = (load_file(tmp_path / "run" / p / WEIGHTS) for p in ("stage-1", "."))
+    changed = [float((last[k].float() - first[k].float()).norm() / first[k].float().norm()) for k in first]
+    assert max(changed) > 0
+    assert np.median(changed) < 0.5  # one epoch from the weights that were handed on, not from chance
 
 
 def test_an_unknown_network_and_key_are_refused(tmp_path: Path) -> None:

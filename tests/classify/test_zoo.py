@@ -115,7 +115,7 @@ def test_rare_types_are_listed_and_a_leak_is_made_on_purpose(known: list[TypedCe
     assert not {c.group for c in apart.train} & {c.group for c in apart.test}
     assert {c.group for c in together.train} & {c.group for c in together.test}
     one, _ = cells_of_table(table(most_a_group=1), Tally())
-    assert len(one) == 15
+    assert len(one) == len({(c.group, c.type) for c in known}) == 30
     known[:] = [c for i, c in enumerate(known) if c.type != TYPES[2] or i < 3]  # one group of that type is left
     kept, rare = cells_of_table(table(), Tally())
     assert rare == {TYPES[2]: 1}
@@ -186,6 +186,27 @@ def test_a_table_goes_on_where_it_stopped(
     known[0] = replace(known[0], group="another")
     with pytest.raises(StoreError, match="begun with"):
         room.zoo(config, out, rounds=20)
+
+
+def test_what_changed_is_made_anew_and_nothing_else(
+    known: list[TypedCell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, fitted, theirs = tmp_path / "out", [], room.fit
+    rows = {"net": ROWS["net"], "net, lda": ROWS["net, lda"], "colour, tree": ROWS["colour, tree"]}
+    monkeypatch.setattr(room, "fit", lambda *a: (fitted.append(a[2].name), theirs(*a))[1])
+    room.zoo(str(write(tmp_path / "z.yaml", rows=rows)), out, rounds=20)
+    assert fitted == [name for name in rows for _ in range(3)]
+    fitted.clear()
+    shorter = {"net": {**ROWS["net"], "epochs": 5}}
+    room.zoo(str(write(tmp_path / "z.yaml", rows=rows | shorter)), out, only=["net, lda", "colour, tree"], rounds=20)
+    assert fitted == ["net, lda"] * 3  # the network that it is made of is another
+    fitted.clear()
+    monkeypatch.setattr(room, "code_fingerprint", lambda *_: "another")
+    kept, _ = room.zoo(str(tmp_path / "z.yaml"), out, keep_stale=True, rounds=20)
+    assert fitted == []
+    assert {r.name for r in kept} == set(rows)
+    room.zoo(str(tmp_path / "z.yaml"), out, only=["colour, tree"], rounds=20)
+    assert fitted == ["colour, tree"] * 3
 
 
 def test_a_misspelt_key_of_the_base_is_refused_and_steps_reach_every_part(

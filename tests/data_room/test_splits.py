@@ -114,6 +114,14 @@ def test_a_part_holds_its_fields_with_their_groups(tmp_path: Path) -> None:
     assert part.classes is made.classes
 
 
+def test_a_split_of_cells_that_names_the_set_serves_its_fields_too(tmp_path: Path) -> None:
+    dataset = tiny(tmp_path, {"a": 1, "b": 2, "c": 3})
+    split = split_of(dataset, {"a": "train", "b": "train", "c": "val"})
+    named = Split("tiny", tuple(replace(row, field=f"tiny/{row.field}") for row in split.rows))
+    for part in ("train", "val"):
+        assert named.part(dataset, part) == split.part(dataset, part)
+
+
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     made = tiny(tmp_path, {"a": 1, "b": 2})
     split = split_of(made, {"a": "train", "b": "val"})

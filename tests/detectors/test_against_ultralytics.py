@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 adapter = pytest.importorskip("detect.detectors.ultralytics", reason="ultralytics is not installed")
+models = pytest.importorskip("detect.detectors.ultralytics_models", reason="ultralytics is not installed")
 
 LIMIT = 0.2
 
@@ -27,11 +28,11 @@ LIMIT = 0.2
 @pytest.fixture(scope="module")
 def model(bundle: Bundle) -> Any:
     """The bundle's weights in the library's own model."""
-    return adapter._build(Architecture(**bundle.card.architecture), bundle.weights)
+    return models.build(Architecture(**bundle.card.architecture), bundle.weights)
 
 
 def by_the_library(model: Any, bundle: Bundle, pixels: Image) -> Detections:
-    """Letterbox, network, suppression and scaling back, all by ultralytics."""
+    """Letterbox, network, suppression and scaling back by ultralytics, classes judged apart as in its validator."""
     from ultralytics.data.augment import LetterBox
     from ultralytics.utils.nms import non_max_suppression
     from ultralytics.utils.ops import scale_boxes
@@ -44,7 +45,7 @@ def by_the_library(model: Any, bundle: Bundle, pixels: Image) -> Detections:
     with torch.inference_mode():
         raw = model(batch)
         kept = non_max_suppression(
-            raw, LIMIT, graph.nms_iou, max_det=graph.max_detections, nc=len(bundle.card.classes)
+            raw, LIMIT, graph.nms_iou, multi_label=True, max_det=graph.max_detections, nc=len(bundle.card.classes)
         )[0]
         boxes = scale_boxes(batch.shape[2:], kept[:, :4].clone(), pixels.shape)
     classes = BundleDetector(bundle, graph=lambda images: ()).classes

@@ -6,8 +6,10 @@ import errno
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,10 +19,15 @@ from detect.bundles.folder import open_bundle
 from detect.config import load
 from detect.data.cards import load_card
 from detect.data.splits import EXCLUDED, read_split
+from detect.detectors import export as export_room
 from detect.detectors import train as train_module
 from detect.detectors.base import DetectorSettings, TrainingJob
+from detect.detectors.bundled import BundleDetector
+from detect.detectors.parity import parity
 from detect.detectors.train import Source, gather
+from detect.errors import BundleError
 from detect.formats.tally import Tally
+from detect.runtime.base import FRAMEWORK, EngineSettings
 from tests.cli.command import Answer, inside, smear
 from tests.detectors.tiny import Tiny, write, write_config
 
@@ -129,6 +136,32 @@ def test_the_bundle_verifies_and_scores(bundle: tuple[Path, Answer], tmp_path: P
         "score", tmp_path / "in" / "images", "--out", tmp_path / "out", "--detector", out, "--classifier", "none"
     )
     assert scored.code == 0
+
+
+@pytest.mark.long
+def test_a_bundle_may_hold_its_graph_alone(
+    run: tuple[Path, Answer], bundle: tuple[Path, Answer], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("bundle", "export", run[0], "--name", "tiny-one", "--root", tiny.home)
+    answer = inside(*given, "--out", tmp_path / "alone", "--graph-only")
+    assert answer.code == 0, answer.err
+    assert {p.name for p in (tmp_path / "alone").iterdir()} == {CARD, GRAPH}
+    alone, both = open_bundle(tmp_path / "alone", "detector"), open_bundle(bundle[0], "detector")
+    assert alone.card.files == {GRAPH: both.card.files[GRAPH]}
+    verified = inside("bundle", "verify", tmp_path / "alone", "--most", 3)
+    assert verified.code == 0, verified.out
+    assert "the bundle has no weights" in " ".join(verified.out.split())
+    with pytest.raises(BundleError, match="no weights, only the graph"):
+        BundleDetector(alone, EngineSettings(FRAMEWORK))
+    broken = replace(parity(both, [np.full((64, 64, 3), 200, np.uint8)], EngineSettings("onnxruntime")), unmatched=9)
+    monkeypatch.setattr(export_room, "parity", lambda *_: replace(broken, cells=100))
+    refused = inside(*given, "--out", tmp_path / "other", "--graph-only")
+    assert refused.code == 2
+    assert "answers otherwise than the weights: 9 of 100 cells in one only" in " ".join(refused.err.split())
+    moved = replace(broken, cells=100, unmatched=0, box_pixels=9.0)
+    monkeypatch.setattr(export_room, "parity", lambda *_: moved)
+    assert inside(*given, "--out", tmp_path / "third", "--graph-only").code == 2
+    assert not (tmp_path / "third" / CARD).is_file() or WEIGHTS in open_bundle(tmp_path / "third").card.files
 
 
 @pytest.mark.long

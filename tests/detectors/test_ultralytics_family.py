@@ -31,6 +31,7 @@ from tests.detectors.tiny import Tiny, write, write_config
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 adapter = pytest.importorskip("detect.detectors.ultralytics", reason="ultralytics is not installed")
+models = pytest.importorskip("detect.detectors.ultralytics_models", reason="ultralytics is not installed")
 losses = pytest.importorskip("detect.detectors.ultralytics_losses", reason="ultralytics is not installed")
 
 CONFIGS = [
@@ -99,15 +100,15 @@ def test_ghost_modules_save_a_third(plain: str) -> None:
 def test_sizes_go_by_letter() -> None:
     sizes = [adapter.architecture(settings_of(f"yolov5{letter}-ghost"), 3).parameters for letter in "nsm"]
     assert sizes == sorted(set(sizes))
-    assert adapter._config(settings_of("yolov4u"))["scale"] == "l"
-    assert adapter._config(settings_of("yolov4xu-ghost"))["scale"] == "x"
-    assert adapter._config(settings_of("yolov5lu")) == adapter._config(settings_of("yolov5l"))
-    assert adapter._config(settings_of("rtdetr-l"))["scale"] == "l"
+    assert models.config_of(settings_of("yolov4u"))["scale"] == "l"
+    assert models.config_of(settings_of("yolov4xu-ghost"))["scale"] == "x"
+    assert models.config_of(settings_of("yolov5lu")) == models.config_of(settings_of("yolov5l"))
+    assert models.config_of(settings_of("rtdetr-l"))["scale"] == "l"
 
 
 def test_a_configuration_beside_us_is_not_taken_for_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(assets.ROOT / "configs" / "detectors")
-    assert "backbone" in adapter._config(settings_of("yolov8n"))
+    assert "backbone" in models.config_of(settings_of("yolov8n"))
 
 
 def test_ones_own_model_is_named_by_path(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_trained_exported_and_equal(tiny: Tiny, part_card: Path, tmp_path: Path,
 def losses_of(model: str, unlabelled: dict[str, frozenset[int]]) -> tuple[Any, Any, dict[str, Any]]:
     """A criterion, predictions that want gradients, and a batch of two fields with a cell of classes 0 and 2 each."""
     torch.manual_seed(1)
-    net = adapter._new(adapter._config(settings_of(model)), 3)
+    net = models.new(models.config_of(settings_of(model)), 3)
     net.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, epochs=3)
     batch = {
         "img": torch.rand(2, 3, 64, 64),
@@ -267,7 +268,7 @@ def test_a_training_survives_being_handed_to_another_process(tiny: Tiny, tmp_pat
     from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
     job = job_of(tiny, tmp_path / "run", "yolov8n", unlabelled={"images/all/f00.png": frozenset([1])})
-    run = adapter._ready(job, adapter._config(job.settings), job.out / "train", "cpu", "fp32")
+    run = adapter._ready(job, models.config_of(job.settings), job.out / "train", "cpu", "fp32")
     mark = "import sys, runpy, detect.detectors.ultralytics as u\n"
     mark += "made = u.Loss.__init__\n"
     mark += "def told(self, criterion, unlabelled):\n    print('LOSS', dict(unlabelled))\n"

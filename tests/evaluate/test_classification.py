@@ -65,6 +65,27 @@ def test_answered_are_the_sure_ones() -> None:
     assert got.accuracy_answered.value > got.accuracy.value
 
 
+def test_unfamiliar_cells_are_not_answered_and_are_told_by_type() -> None:
+    truth, probabilities = answers(2)
+    groups = [str(i) for i in range(80)]
+    strange = np.arange(80) % 3 == 0
+    likely = probabilities >= 0.35
+    plain = np.sqrt(probabilities) / np.sqrt(probabilities).sum(axis=1, keepdims=True)
+    got = measure(TYPES, truth, probabilities, groups, likely, unfamiliar=strange, plain=plain, rounds=10)
+    sure = (likely.sum(axis=1) == 1) & ~strange
+    assert got.unfamiliar.value == pytest.approx(strange.mean())
+    assert got.answered.value == pytest.approx(sure.mean())
+    for i, name in enumerate(TYPES):
+        mine = truth == i
+        if mine.any():
+            expected = strange[mine].mean(), sure[mine].mean(), likely[mine, i].mean()
+            figures = got.per_type[name]
+            assert [figures[f].value for f in ("unfamiliar", "answered", "covered")] == pytest.approx(expected)
+    assert got.ece_before is not None
+    assert got.ece_before.value == pytest.approx(measure(TYPES, truth, plain, groups, rounds=2).ece.value)
+    assert measure(TYPES, truth, plain, groups, rounds=2).ece_before is None
+
+
 def test_groups_are_counted_and_limits_hold_the_figure() -> None:
     truth, probabilities = answers(3)
     got = measure(TYPES, truth, probabilities, [f"g{i // 4}" for i in range(80)], rounds=200)
@@ -136,9 +157,14 @@ def test_a_drawn_group_weighs_as_often_as_it_was_drawn() -> None:
     truth, probabilities = answers(9, 40)
     often = np.random.default_rng(1).integers(0, 3, 40)
     likely = probabilities > 0.2
-    figures = _statistic(4, truth, probabilities, likely)
+    every, none = np.ones(4, bool), np.zeros(40, bool)
+    figures = _statistic(every, truth, probabilities, likely, none)
     again = _statistic(
-        4, np.repeat(truth, often), np.repeat(probabilities, often, axis=0), np.repeat(likely, often, axis=0)
+        every,
+        np.repeat(truth, often),
+        np.repeat(probabilities, often, axis=0),
+        np.repeat(likely, often, axis=0),
+        np.repeat(none, often),
     )
     weighed = figures(often[None].astype(float))[0]
     assert weighed == pytest.approx(again(np.ones((1, often.sum())))[0], nan_ok=True)

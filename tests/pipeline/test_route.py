@@ -212,13 +212,15 @@ def test_two_classes_of_one_name_are_refused(says: dict[str, Says]) -> None:
         asked((bundle("white", ("lymph", "Lymphocyte")), ("WBC",)))
 
 
-def test_another_version_of_the_taxonomy_is_refused_where_names_are_not_ours(says: dict[str, Says]) -> None:
-    other = taxonomy().version + 1
+def test_another_version_of_the_taxonomy_is_refused_where_its_names_cannot_be_trusted(says: dict[str, Says]) -> None:
+    ours = taxonomy().version
     says |= {"white": Says((0.1, 0.1, 0.8), (2,))}
-    assert run(asked((bundle("white", WHITE, taxonomy=other), ("WBC",))))[0].type == "Blast"
+    assert run(asked((bundle("white", WHITE, taxonomy=ours - 1), ("WBC",))))[0].type == "Blast"
     with pytest.raises(BundleError, match="'Prolymphocyte' is no label") as caught:
-        asked((bundle("white", (*WHITE, "Prolymphocyte"), taxonomy=other), ("WBC",)))
+        asked((bundle("white", (*WHITE, "Prolymphocyte"), taxonomy=ours - 1), ("WBC",)))
     assert "export it again" in str(caught.value)
+    with pytest.raises(BundleError, match=f"of version {ours + 1} of the taxonomy, ours are of {ours}"):
+        asked((bundle("white", WHITE, taxonomy=ours + 1), ("WBC",)))
 
 
 def test_rows_say_who_knows_drawn_cells_only(says: dict[str, Says]) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from detect.bundles.card import Calibration, Familiarity
-from detect.bundles.folder import Bundle, open_bundle
+from detect.bundles.folder import Bundle, open_bundle, write_card
 from detect.classify.bundled import BundleClassifier
 from detect.detectors.bundled import BundleDetector
+from detect.errors import BundleError
 from detect.pipeline.route import SYNTHETIC, UNFAMILIAR
-from detect.pipeline.run import Cells, Opened, Pipeline, asked
+from detect.pipeline.run import Cells, Opened, Pipeline, asked, open_pipeline
+from detect.pipeline.settings import Node, PipelineSettings
 from detect.runtime.base import EngineSettings
 from detect.taxonomy import UNIDENTIFIED
 from detect.types import Image
@@ -182,3 +186,44 @@ def test_a_class_may_have_another_threshold(fields: list[Image], detector: Bundl
     for a, b in zip(plain, none, strict=True):
         assert [c.box for c in a.records if c.label != "RBC"] == [c.box for c in b.records]
     assert any(c.label == "RBC" for cells in plain for c in cells.records)
+
+
+def written(bundle: Bundle, folder: Path, classes: tuple[str, ...], **card: object) -> str:
+    """A detector of the same graph whose classes bear other names."""
+    shutil.copytree(bundle.path, folder)
+    old = bundle.detector.thresholds
+    section = bundle.detector.model_copy(
+        update={"thresholds": {new: old[c] for new, c in zip(classes, bundle.card.classes, strict=True)}}
+    )
+    write_card(bundle.card.model_copy(update={"classes": classes, "detector": section, **card}), folder)
+    return str(folder)
+
+
+def test_a_detector_with_other_names_for_the_same_cells_finds_the_same(
+    fields: list[Image], detector: Bundle, tmp_path: Path
+) -> None:
+    other = written(detector, tmp_path / "other", ("leukocyte", "erythrocyte", "thrombocyte"))
+    opened = open_pipeline(PipelineSettings(detector=other, nodes=(Node(bundle="wbc-types-small"),)))
+    pipeline = Pipeline(opened, ENGINE, thresholds={"WBC": 0.3})
+    assert not pipeline.unreached
+    usual = open_pipeline(PipelineSettings(detector="cells-yolov8n", nodes=(Node(bundle="wbc-types-small"),)))
+    expected = Pipeline(usual, ENGINE, thresholds={"WBC": 0.3}).run(fields, names(fields))
+    assert pipeline.run(fields, names(fields)) == expected
+    assert any(record.type for cells in expected for record in cells.records)
+
+
+@pytest.mark.parametrize(
+    ("classes", "card", "said"),
+    [
+        (("blob", "RBC", "Platelet"), {}, "none of its classes .blob, RBC, Platelet. is a white cell"),
+        (("WBC", "leukocyte", "Platelet"), {}, "WBC and leukocyte are both 'WBC'"),
+        (("WBC", "RBC", "Platelet"), {"taxonomy": 99}, "of version 99 of the taxonomy"),
+    ],
+)
+def test_a_detector_that_counts_no_white_cells_is_refused(
+    detector: Bundle, tmp_path: Path, classes: tuple[str, ...], card: dict[str, object], said: str
+) -> None:
+    other = written(detector, tmp_path / "other", classes, **card)
+    with pytest.raises(BundleError, match=said) as caught:
+        open_pipeline(PipelineSettings(detector=other))
+    assert "other" in str(caught.value)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detect.geometry import iou
@@ -49,7 +49,9 @@ def view(
     return View(name, SIDE, SIDE, found, labels[rows].astype(np.str_), np.arange(len(rows)), cut), rows.tolist()
 
 
-@settings(max_examples=25, deadline=None)
+# With the same draws each time: of stretches with twenty cells in common 3 in 1,000 are too thin to be sure of.
+@settings(max_examples=60, deadline=None, derandomize=True)
+@example(305, -132, 293)  # a cell in four, at most, has both its neighbours in both fields
 @given(st.integers(0, 10_000), st.integers(-420, 420), st.integers(-420, 420))
 def test_every_cell_of_a_shared_stretch_counts_once(seed: int, x: int, y: int) -> None:
     boxes, labels = smear(seed, 1600)

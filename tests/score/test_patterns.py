@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detect.bundles.folder import open_bundle
-from detect.errors import BundleError, DataError
-from detect.pipeline.run import Opened, open_pipeline
+from detect.errors import BundleError, ConfigError, DataError
+from detect.pipeline.run import Opened, _check_slide, open_pipeline
 from detect.pipeline.settings import PipelineSettings
 from detect.runtime.base import EngineSettings
 from detect.score import patterns
@@ -107,8 +108,19 @@ def run_folder(folder: Path, slides: dict[str, str], cells: int, seed: int, part
     for number, start in enumerate(range(0, len(rows), part)):
         some = rows[start : start + part]
         store.write_part(number, [f for f, _ in some], [c for _, made in some for c in made])
-    store.write_run({"state": "finished", "asked": ["white"], "trained_on": "synthetic", "drawn_slides": True})
+    finish(store)
     return store
+
+
+def finish(store: Store, **changes: Any) -> None:
+    """Write the record of a run whose cells one bundle was asked of."""
+    asked = changes.pop("asked", "white")
+    models = {"cells": "1" * 64, asked: "2" * 64} | changes.pop("models", {})
+    pipeline = {"error_rate": changes.pop("error_rate", 0.1)}
+    told = {"trained_on": "synthetic", "drawn_slides": True} | changes
+    store.write_run(
+        {"state": "finished", "asked": [asked], "models": models, "settings": {"pipeline": pipeline}, **told}
+    )
 
 
 CONFIG: dict[str, Any] = {
@@ -165,7 +177,7 @@ def test_a_disease_is_learnt_and_told(learnt: Path, tmp_path: Path) -> None:
         assert one.share is not None
         assert one.counted == 160
         if one.pattern == "none":
-            assert one.said == "pattern resembling none of the leukemias it knows"
+            assert one.said == "pattern resembling none of the leukemias it knows, which rules none of them out"
         elif one.pattern is not None:
             assert one.said == f"pattern resembling {one.pattern}"
     blast = next(c for c in got.values() if c.pattern == "ALL")
@@ -179,13 +191,35 @@ def test_a_disease_is_learnt_and_told(learnt: Path, tmp_path: Path) -> None:
     assert [r["slide"] for r in rows] == list(got)
     assert {r["trained_on"] for r in rows} == {"synthetic"}
     assert all("#" in r["cells"] for r in rows)
+    assert {r["low"] + r["high"] for r in rows} == {""}  # a probability has no limits
+    assert all(0 < float(r["share"]) <= 1 for r in rows)
 
 
 def few(slide: Slide) -> Slide:
     """The same slide with too few white cells."""
-    from dataclasses import replace
-
     return replace(slide, white=99)
+
+
+def test_fab_is_asked_only_where_it_is_named_and_the_slide_may_be_all(learnt: Path) -> None:
+    slide, cells = bag(150, 3, 0, 10)
+    asked = Patterns(opened(learnt), EngineSettings(), fab=True)
+    nobody = asked._fab_type(slide, cells, None)
+    assert (nobody.pattern, nobody.cells) == (None, ())
+    assert nobody.said == "not asked: no bundle of this pipeline names L1, L2 or L3"
+    asked._named = True
+    alone = asked._fab_type(slide, cells, None)
+    assert alone.pattern == "FAB L1"
+    whole = replace(alone, question="disease", pattern="CLL", said="pattern resembling CLL")
+    other = asked._fab_type(slide, cells, whole)
+    assert (other.pattern, other.share, other.cells) == (None, None, ())
+    assert other.said == "not called: L1, L2 and L3 are of ALL, the slide resembles CLL"
+    between = bag(120, 40, 0)
+    assert asked._fab_type(*between, None).said.startswith("undecided")
+    assert asked._fab_type(*between, whole).said.startswith("not called")
+    undecided = replace(whole, pattern=None, candidates=("CLL", "CML"))
+    assert asked._fab_type(slide, cells, undecided).said.endswith("the slide resembles CLL or CML")
+    for pattern, candidates in (("ALL", ()), ("ALL-L1", ()), (None, ("CLL", "ALL")), (None, ())):
+        assert asked._fab_type(slide, cells, replace(whole, pattern=pattern, candidates=candidates)) == alone
 
 
 def test_a_card_says_what_it_learnt_from(learnt: Path) -> None:
@@ -194,6 +228,8 @@ def test_a_card_says_what_it_learnt_from(learnt: Path) -> None:
     assert card.classes == ("none", "ALL", "CLL")
     assert card.slide is not None
     assert (card.slide.asks, card.slide.min_cells) == (("white",), 100)
+    assert (card.slide.detector, card.slide.error_rate) == ("cells", 0.1)
+    assert card.slide.models == {"cells": "1" * 64, "white": "2" * 64}
     assert card.training is not None
     assert card.training.fields == {"train": 36}
     assert {m.part for m in card.metrics} == {"held out"}
@@ -203,6 +239,26 @@ def test_its_bundles_must_be_asked(learnt: Path) -> None:
     settings = PipelineSettings(detector="cells-yolov8n", slide=str(learnt), synthetic=True)
     with pytest.raises(Exception, match="learnt from the answers of white; here are asked"):
         open_pipeline(settings)
+
+
+def test_what_answers_must_be_what_it_learnt_from(learnt: Path) -> None:
+    bundle, here = open_bundle(learnt, "slide"), open_pipeline(PipelineSettings(detector="cells-yolov8n"))
+    section = bundle.card.slide
+    assert section is not None
+    right = {"asks": (), "detector": "cells-yolov8n", "models": {"cells-yolov8n": here.detector.model}}
+
+    def check(**changes: Any) -> None:
+        card = bundle.card.model_copy(update={"slide": section.model_copy(update=right | changes)})
+        _check_slide(replace(bundle, card=card), here)
+
+    check()
+    for changes, words in (
+        ({"detector": "cells-robust"}, "learnt from cells that cells-robust found, here is cells-yolov8n"),
+        ({"error_rate": 0.02}, "at error_rate 0.02, here it is 0.1"),
+        ({"models": {"cells-yolov8n": "0" * 64}}, "another cells-yolov8n than this one"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            check(**changes)
 
 
 def test_a_slide_bundle_is_no_classifier(learnt: Path) -> None:
@@ -229,23 +285,25 @@ def test_bags_are_the_same_in_one_part_or_many(tmp_path: Path) -> None:
         ("odd", "which 'patterns' does not name"),
         ("slide,disease\nslide-00,none\nslide-00,CLL\n", "slide 'slide-00' is both 'none' and 'CLL'"),
         ("slide,disease\nslide-00\n", "no disease for slide 'slide-00'"),
+        ("slide;disease\nslide-00;none\n", "found slide;disease"),
+        ("slide,disease\nslide-00,kr\xe4nk\n", "not UTF-8"),
         ("input", "no cell of these runs has a probability of 'Monocyte'"),
         ("unfinished", "not a finished scoring run"),
-        ("few", "4 slides of the pattern 'CLL', 4 with 10"),
+        ("few", "4 slides of the pattern 'CLL', 4 with 100"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, change: str, said: str) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     slides = slides_of(14 if change == "few" else 15)
-    run_folder(tmp_path / "run", slides, 10, 1)
+    run_folder(tmp_path / "run", slides, 100, 1)
     truth = truth_of(tmp_path / "truth.csv", slides)
-    if "," in change:
-        truth.write_text(change)
+    if "slide" in change:
+        truth.write_text(change, "latin-1")
     if change == "odd":
         truth.write_text(truth.read_text().replace("CLL", "MDS"))
     if change == "unfinished":
         (tmp_path / "run" / "run.yaml").unlink()
-    config = CONFIG | {"min_cells": 10} | ({"inputs": [*NAMES, "Monocyte"]} if change == "input" else {})
+    config = CONFIG | ({"inputs": [*NAMES, "Monocyte"]} if change == "input" else {})
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     answer = inside(
         "train", "slide", tmp_path / "c.yaml", "--run", tmp_path / "run", "--truth", truth, "--out", tmp_path / "out"
@@ -254,17 +312,33 @@ def test_mistakes_are_named(tmp_path: Path, change: str, said: str) -> None:
     assert said in " ".join(answer.err.split())
 
 
-def test_runs_of_different_pipelines_are_not_mixed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"asked": "other"}, "their asks differ"),
+        ({"error_rate": 0.02}, "their error_rate differ"),
+        ({"models": {"white": "3" * 64}}, "their models differ"),
+    ],
+)
+def test_runs_of_different_pipelines_are_not_mixed(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     from detect.classify.bags import SlideSettings
     from detect.score.bags import to_learn
 
-    for name, asked in (("a", "white"), ("b", "other")):
-        run_folder(tmp_path / name, slides_of(3), 10, 1).write_run(
-            {"state": "finished", "asked": [asked], "trained_on": "real", "drawn_slides": False}
-        )
+    for name in ("a", "b"):
+        finish(run_folder(tmp_path / name, slides_of(3), 10, 1), **({} if name == "a" else dict(changes)))
     told = truth_of(tmp_path / "t.csv", slides_of(3))
-    with pytest.raises(DataError, match="asked different bundles: other and white"):
+    with pytest.raises(DataError, match=f"asked different bundles: {words}"):
         to_learn([tmp_path / "a", tmp_path / "b"], told, SlideSettings(**CONFIG))
+
+
+def test_a_run_that_does_not_say_what_answered_is_refused(tmp_path: Path) -> None:
+    from detect.classify.bags import SlideSettings
+    from detect.score.bags import to_learn
+
+    store = run_folder(tmp_path / "old", slides_of(3), 10, 1)
+    store.write_run({"state": "finished", "asked": ["white"], "trained_on": "real", "drawn_slides": False})
+    with pytest.raises(DataError, match="does not say which models answered"):
+        to_learn([tmp_path / "old"], truth_of(tmp_path / "t.csv", slides_of(3)), SlideSettings(**CONFIG))
 
 
 def test_fab_names_are_those_of_the_taxonomy() -> None:
@@ -284,7 +358,7 @@ def test_drawn_slides_teach_drawn_knowledge(tmp_path: Path, bundles: str, slides
     from detect.score.bags import to_learn
 
     store = run_folder(tmp_path / "run", slides_of(3), 10, 1)
-    store.write_run({"state": "finished", "asked": ["white"], "trained_on": bundles, "drawn_slides": slides})
+    finish(store, trained_on=bundles, drawn_slides=slides)
     told = truth_of(tmp_path / "t.csv", slides_of(3))
     assert to_learn([tmp_path / "run"], told, SlideSettings(**CONFIG)).trained_on == said
 

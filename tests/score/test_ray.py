@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cli.command import SCRIPT, smear
@@ -67,9 +69,7 @@ def test_a_lost_worker_and_a_lost_node_lose_nothing(night: Path, whole: Path, tm
     finally:
         if run is not None:
             run.kill()
-        cluster.stdin.close()
-        cluster.terminate()
-        cluster.wait(30)
+        end(cluster)
     assert events(out).count("part") >= 12
     assert results(out) == results(whole)
 
@@ -89,6 +89,21 @@ def wait_for(out: Path, parts: int, run: subprocess.Popen[str]) -> None:
             return
         time.sleep(0.05)
     pytest.fail(f"ended too early: {run.poll()}")
+
+
+def end(cluster: subprocess.Popen[str]) -> None:
+    """A cluster shuts down at the end of its input; one that has lost a node may hang in that, and is killed whole."""
+    parts = psutil.Process(cluster.pid).children(recursive=True)
+    assert cluster.stdin is not None
+    cluster.stdin.close()
+    try:
+        cluster.wait(60)
+    except subprocess.TimeoutExpired:
+        cluster.kill()
+        cluster.wait()
+    for part in parts:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            part.kill()
 
 
 def actors() -> list[int]:

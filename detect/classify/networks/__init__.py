@@ -238,7 +238,8 @@ _HEADLESS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 def _start_from(model: Classifier, path: Path, where: str) -> None:
-    """Take over the network of a file: of a classifier of ours, or published weights under their library's names.
+    """Take over the network of a file: of a classifier of ours, or published weights under their library's names; with
+    it the layer that separates stains, where both have one.
 
     The head is not taken over: its types, or their order, are others. A transformer's places are resampled where the
     size of the picture is another. ConfigError where much of the network does not fit: it is another network's file.
@@ -260,4 +261,10 @@ def _start_from(model: Classifier, path: Path, where: str) -> None:
     if share < _MOST_FITS:
         what = f"pretrained: {share:.0%} of this network is in '{path}'; '{missing[0]}' is not, or has another shape"
         raise ConfigError(what, where=where, remedy="use this network's own weights, at a size of picture they fit")
-    model.load_state_dict({f"body.{k}": v for k, v in fitting.items()}, strict=False)
+    separated = {k: v for k, v in given.items() if k.startswith("first.")}
+    wanted = {k for k in model.state_dict() if k.startswith("first.")}
+    if separated and set(separated) != wanted:
+        what = f"pretrained: the network of '{path}' learnt behind a layer that separates stains, this one has none"
+        raise ConfigError(what, where=where, remedy="say 'first: stain'")
+    kept = {f"body.{k}": v for k, v in fitting.items()} | separated
+    model.load_state_dict(kept, strict=False)

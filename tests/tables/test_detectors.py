@@ -1,0 +1,363 @@
+"""Tables of detectors: figures are those of the evaluations, rows go on where they stopped, what changed is remade."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import yaml
+
+from detect.errors import ConfigError, DataError, StoreError
+from tests.cli.command import inside
+from tests.detectors.tiny import Tiny, write, write_config
+
+pytest.importorskip("ultralytics", reason="ultralytics is not installed")
+
+from detect import assets
+from detect.config import load, load_yaml
+from detect.data.fingerprint import file_hash
+from detect.data.splits import EXCLUDED, read_split
+from detect.tables import detectors as room
+from detect.tables import keys, labs, trained
+from detect.tables.settings import DetectorTable, LabTable
+from detect.tables.trained import Maker
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_core(one_thread: None) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "_LEAST", 0.01)
+        yield
+
+
+def table_of(tiny: Tiny, path: Path, **changes: Any) -> Path:
+    """A table of one training of two seeds and one bundle."""
+    values: dict[str, Any] = {
+        "title": "Tiny",
+        "data": str(tiny.card),
+        "split": str(tiny.split),
+        "part": "test",
+        "rounds": 20,
+        "changes": {"epochs": 1},
+        "rows": {
+            "YOLO": {"config": str(tiny.config), "seeds": [1, 2], "changes": {"hyperparameters": {"close_mosaic": 0}}},
+            "classical": {"bundle": "classical"},
+        },
+    }
+    path.write_text(yaml.safe_dump(values | changes, sort_keys=False), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
+    made = write(tmp_path_factory.mktemp("tables"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMEAR_DATA", str(made.home.parent))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A whole table by the real command."""
+    home = tmp_path_factory.mktemp("made")
+    config = table_of(tiny, home / "t.yaml")
+    answer = inside("evaluate", "table", "detectors", "--config", config, "--out", home / "out")
+    assert answer.code == 0, answer.err
+    return home, answer.out.splitlines()
+
+
+def test_every_figure_is_that_of_its_evaluation(made: tuple[Path, list[str]]) -> None:
+    out = made[0] / "out"
+    told = json.loads((out / "detectors.json").read_text())
+    assert set(told["rows"]) == {"YOLO", "classical"}
+    for name, place in (("YOLO", "seed-1"), ("classical", "as-it-is")):
+        row = told["rows"][name]
+        figures = json.loads((out / "models" / name / place / "evaluation" / "metrics.json").read_text())
+        assert row["mAP50-95"] == figures["map50_95"]
+        assert row["AP50 RBC"] == figures["per_class_ap"]["RBC"]["ap50"]
+        assert row["F1 WBC"] == figures["classes"]["WBC"]["f1"]
+        assert row["counting error RBC"] == figures["counting"]["RBC"]["mae"]
+        assert row["ms a field"] > 0
+    assert told["rows"]["YOLO"]["images seen"] == 8
+    assert told["rows"]["YOLO"]["seeds"] == 2
+    assert told["rows"]["YOLO"]["spread"] >= 0
+    assert told["rows"]["YOLO"]["converged"] == "no: not ranked"  # one epoch tells nothing
+    assert told["rows"]["classical"]["converged"] == "learns nothing here"
+    assert next(iter(told["rows"])) == "classical"  # what is not ranked stands last
+    assert told["rows"]["YOLO"]["less than the best"]["value"] == pytest.approx(
+        told["rows"]["YOLO"]["mAP50-95"]["value"] - told["rows"]["classical"]["mAP50-95"]["value"]
+    )
+    lines = list(csv.DictReader((out / "detectors.csv").read_text().splitlines()))
+    assert [line["row"] for line in lines] == list(told["rows"])
+    assert float(lines[0]["mAP50, low"]) == told["rows"]["classical"]["mAP50"]["low"]
+    assert "2 fields in" in (out / "detectors.md").read_text()
+    assert (out / "detectors.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(out.glob("models/*/*/run/train"))  # checkpoints
+
+
+def test_rows_that_are_done_are_taken_and_what_changed_is_made_anew(
+    made: tuple[Path, list[str]], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, _ = made
+    out, said = home / "out", []
+    before = {p: p.stat().st_mtime_ns for p in out.glob("models/*/*/bundle/*")}
+    assert before
+    room.detector_table(str(home / "t.yaml"), out, say=said.append)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert not any("seed" in s or "timing" in s for s in said)
+    monkeypatch.setattr(trained, "train", lambda *_, **__: pytest.fail("nothing is to be trained"))
+    real = keys.training_key
+    monkeypatch.setattr(keys, "training_key", lambda *a, **named: real(*a, **named) | {"code": "another"})
+    kept = room.detector_table(str(home / "t.yaml"), out, keep_stale=True, say=said.append)
+    assert set(kept.lines) == {"YOLO", "classical"}
+    told = json.loads((out / "detectors.json").read_text())["rows"]
+    assert told["YOLO"]["converged"] == "no: not ranked; kept though its code changed"
+    others = room.detector_table(str(home / "t.yaml"), out, only=["classical"], say=said.append)
+    assert set(others.lines) == {"classical"}  # nothing is made that was not asked for
+    with pytest.raises(pytest.fail.Exception, match="nothing is to be trained"):
+        room.detector_table(str(home / "t.yaml"), out, say=said.append)
+    assert any("made anew, its code changed" in s for s in said)
+
+
+def test_a_training_that_was_stopped_goes_on(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"YOLO": {"config": str(write_config(tmp_path / "two.yaml", epochs=2))}}
+    config = table_of(tiny, tmp_path / "t.yaml", rows=rows, changes={})
+    out = tmp_path / "out"
+
+    def stopped(name: str, before: bool) -> None:
+        """End the program before or after it calls one of what makes a row."""
+        theirs = getattr(trained, name)
+
+        def end(*args: Any, **kwargs: Any) -> Any:
+            if not before:
+                theirs(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trained, name, end)
+            with pytest.raises(KeyboardInterrupt):
+                room.detector_table(str(config), out, say=lambda _: None)
+
+    def half(*args: Any, **kwargs: Any) -> None:
+        args[2].mkdir(parents=True)
+        (args[2] / "settings.yaml").write_text("half: written")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trained, "train", half)
+        with pytest.raises(KeyboardInterrupt):
+            room.detector_table(str(config), out, say=lambda _: None)
+    stopped("train", before=False)
+    (out / "models" / "YOLO" / "seed-1" / "bundle.partial").mkdir()
+    (out / "models" / "YOLO" / "seed-1" / "bundle.partial" / "weights.safetensors").write_text("half")
+    for name, before in (("export", True), ("export", False), ("evaluate", True), ("evaluate", False)):
+        stopped(name, before)
+    (out / "models" / "YOLO" / "seed-1" / "evaluation.partial" / "metrics.json").write_text("{}")
+    told = room.detector_table(str(config), out, say=lambda _: None)
+    assert list(told.lines) == ["YOLO"]
+    line = dict(zip((c.head for c in told.columns), told.lines["YOLO"], strict=True))
+    assert line["epochs"] == 2
+    assert line["images seen"] == 16
+    assert 0 < float(str(line["hours"])) < 1
+    (out / "models" / "YOLO" / "seed-1" / "key.json").write_text("{torn")
+    with pytest.raises(StoreError, match="not made by a table"):
+        room.detector_table(str(config), out, say=lambda _: None)
+
+
+def test_drawn_slides_are_begun_with_and_learnt_from_beside_the_set(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = {"slides": 10, "fields": 1, "size": 320, "config": str(tiny.config)}
+    rows = {n: {"config": str(tiny.config), "start": "drawn", "beside": n == "both"} for n in ("start alone", "both")}
+    config = table_of(tiny, tmp_path / "t.yaml", starts={"drawn": start}, rows=rows)
+    out = tmp_path / "out"
+    room.detector_table(str(config), out, say=lambda _: None)
+    told = {n: load_yaml(out / "models" / n / "seed-1" / "run" / "run.yaml") for n in rows}
+    drawn = load_yaml(out / "starts" / "drawn" / "run" / "run.yaml")
+    assert len(told["start alone"]["data"]) == 1
+    assert told["both"]["fields"]["train"] == told["start alone"]["fields"]["train"] + drawn["fields"]["train"]
+    assert told["both"]["fields"]["dev"] == told["start alone"]["fields"]["dev"]  # chosen on the set alone
+    assert all(t["trained_on"] == "real and synthetic" for t in told.values())
+    rows["both"]["beside"] = False
+    table_of(tiny, tmp_path / "t.yaml", starts={"drawn": start}, rows=rows)
+    monkeypatch.setattr(trained, "train", lambda *_, **__: pytest.fail("trained anew"))
+    with pytest.raises(pytest.fail.Exception, match="trained anew"):
+        room.detector_table(str(config), out, say=lambda _: None)
+
+
+def test_figures_are_made_anew_where_what_they_are_of_has_changed(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = write(tmp_path)
+    monkeypatch.setenv("SMEAR_DATA", str(tmp_path))
+    rows = {"classical": {"bundle": "classical"}}
+    config, out, said = str(table_of(home, tmp_path / "t.yaml", rows=rows)), tmp_path / "out", []
+    first = room.detector_table(config, out, say=said.append)
+    keys._learnt.cache_clear()
+    held = next(r for r in read_split(home.split).rows if r.part == "test")
+    label = home.home / "labels" / "all" / f"{Path(held.field).stem}.txt"
+    label.write_text("\n".join(label.read_text().splitlines()[:3]) + "\n")
+    said.clear()
+    second = room.detector_table(config, out, say=said.append)
+    assert any("measuring" in s for s in said)
+    assert first.lines["classical"][0] != second.lines["classical"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rows": {"a": {}}}, "either 'config' or 'bundle'"),
+        ({"rows": {"a": {"config": "yolov8n", "bundle": "classical"}}}, "either 'config' or 'bundle'"),
+        ({"rows": {"a": {"bundle": "classical", "seeds": [1, 2]}}}, "measured as it is"),
+        ({"rows": {"a": {"config": "yolov8n", "start": "drawn"}}}, "no start 'drawn'"),
+        ({"rows": {"a": {"config": "yolov8n", "beside": True}}}, "name a 'start'"),
+        ({"rows": {"a": {"config": "yolov9n"}}}, "yolov9n"),
+        ({"rows": {"../a": {"config": "yolov8n"}}}, "no name of a row"),
+        ({"rows": {"All": {"config": "yolov8n"}}}, "no name of a row"),
+        ({"rows": {"a": {"config": "yolov8n", "changes": {"family": "darknet"}}}}, "no detector family 'darknet'"),
+        ({"rows": {"a": {"config": "yolov8n", "changes": {"epoch": 3}}}}, "did you mean 'epochs'"),
+    ],
+)
+def test_a_wrong_table_is_refused_before_anything_is_made(
+    tiny: Tiny, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    config = table_of(tiny, tmp_path / "t.yaml", **changes)
+    answer = inside("evaluate", "table", "detectors", "--config", config, "--out", tmp_path / "out")
+    assert answer.code == 2
+    assert words in answer.err.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_something_else_and_unknown_rows_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    config = str(table_of(tiny, tmp_path / "t.yaml"))
+    with pytest.raises(ConfigError, match="no row 'SSD'"):
+        room.detector_table(config, tmp_path / "out", only=["SSD"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "slide.png").write_text("mine")
+    with pytest.raises(StoreError, match="no table"):
+        room.detector_table(config, tmp_path / "mine")
+    assert inside("evaluate", "table", "detector", "--out", tmp_path / "out").code == 2
+
+
+@pytest.fixture
+def lab_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LabTable:
+    """Every other field is some pixels narrower: another lab's."""
+    tiny = write(tmp_path)
+    monkeypatch.setenv("SMEAR_DATA", str(tmp_path))
+    for path in sorted((tiny.home / "images" / "all").glob("*.png"))[::2]:
+        pixels = cv2.imread(str(path))
+        cv2.imwrite(str(path), pixels[:, :-7])
+    whole = read_split(tiny.split)
+    rows = tuple(replace(r, group=r.field, hash=file_hash(tiny.home / r.field)) for r in whole.rows)
+    replace(whole, rows=rows).write(tiny.split)
+    sizes = {f"{s[1]}x{s[0]}" for s in (cv2.imread(str(p)).shape for p in (tiny.home / "images" / "all").glob("*.png"))}
+    cut, full = sorted(sizes)
+    return LabTable(
+        title="Labs", data=str(tiny.card), split=str(tiny.split), part="test", rounds=20,
+        labs={"cut": (cut,), "full": (full,)}, rows={"YOLO": {"config": str(tiny.config)}},
+    )  # fmt: skip
+
+
+def test_no_field_of_a_lab_is_learnt_from_when_it_is_left_out(lab_table: LabTable, tmp_path: Path) -> None:
+    table = lab_table
+    paths = labs.splits_of(table, tmp_path / "splits")
+    part = {n: {r.field: r.part for r in read_split(p).rows} for n, p in paths.items()}
+    for lab in table.labs:
+        measured = {f for f, p in part[f"only-{lab}"].items() if p != EXCLUDED}
+        assert measured
+        assert all(part["all"][f] == "test" for f in measured)
+        assert all(part[f"without-{lab}"][f] == EXCLUDED for f in measured)
+        learnt = {f for f, p in part[f"without-{lab}"].items() if p == "train"}
+        assert learnt
+        other = next(name for name in table.labs if name != lab)
+        assert not any(part[f"without-{other}"][f] == "train" for f in learnt)
+    with pytest.raises(DataError, match="no lab of the table"):
+        labs.splits_of(table.model_copy(update={"labs": {"a": ("1x1",), "b": ("2x2",)}}), tmp_path / "other")
+
+
+def test_labs_are_left_out_by_the_real_command(lab_table: LabTable, tmp_path: Path) -> None:
+    table = lab_table
+    config = tmp_path / "labs.yaml"
+    config.write_text(yaml.safe_dump(table.model_dump(mode="json"), sort_keys=False), "utf-8")
+    out = tmp_path / "out"
+    answer = inside("evaluate", "table", "transfer", "--config", config, "--out", out)
+    assert answer.code == 0, answer.err
+    told = json.loads((out / "transfer.json").read_text())["rows"]
+    assert list(told) == ["cut: YOLO", "full: YOLO"]
+    for lab in table.labs:
+        left = json.loads((out / "models" / "YOLO" / lab / "seed-1" / f"on-{lab}" / "metrics.json").read_text())
+        seen = json.loads((out / "models" / "YOLO" / "all" / "seed-1" / f"on-{lab}" / "metrics.json").read_text())
+        row = told[f"{lab}: YOLO"]
+        assert row["F1 WBC, lab left out"] == left["classes"]["WBC"]["f1"]
+        assert row["F1 WBC, lab learnt from"] == seen["classes"]["WBC"]["f1"]
+        assert left["fingerprint"] == seen["fingerprint"]
+        assert row["WBC cells"] == left["classes"]["WBC"]["truths"]
+    assert cv2.imread(str(out / "transfer.png")).std() > 10
+
+
+def test_a_row_of_classifiers_begins_with_drawn_cells(
+    lab_table: LabTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "zoo.yaml"
+    config.write_text(yaml.safe_dump({"data": ["bccd"], "rows": {"plain": {"network": "smallnet"}}}), "utf-8")
+    start = {"slides": 24, "fields": 2, "size": 320, "seed": 2, "config": "yolov8n"}
+    drawn = {"slides": "drawn", "row": "begun", "recipe": {"network": "smallnet", "image_size": 32, "epochs": 1}}
+    told = lab_table.model_dump(mode="json") | {"starts": {"drawn": start}, "classifiers": str(config)}
+    table = LabTable.model_validate(told | {"drawn_types": drawn})
+    settings, _ = labs._classifiers(table, Maker(table, "t.yaml", tmp_path / "out", "cpu", False, print))
+    begun = settings.rows["begun"]
+    assert set(settings.rows) == {"plain", "begun"}
+    assert begun["network"] == "smallnet"
+    assert "Segmented neutrophil" in load_yaml(Path(begun["pretrained"]).with_name("run.yaml"))["types"]
+    monkeypatch.setattr(labs, "train", lambda *_, **__: pytest.fail("trained anew"))
+    again, _ = labs._classifiers(table, Maker(table, "t.yaml", tmp_path / "out", "cpu", False, print))
+    assert again == settings
+    for change, words in (({"slides": "other"}, "no start 'other'"), ({"row": 3}, "row")):
+        with pytest.raises(ValueError, match=words):
+            LabTable.model_validate(told | {"drawn_types": drawn | change})
+
+
+DRAWN = {"slides": "drawn", "row": "begun", "recipe": {"network": "lenet"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rows": {"a": {"bundle": "classical"}}}, "may have seen the lab"),
+        ({"rows": {"a": {"config": "yolov8n-robust"}}}, "may have seen the lab"),
+        ({"rows": {"a": {"config": "yolov8n", "seeds": [1, 2]}}}, "one seed"),
+        ({"of": "Blast"}, "one that is drawn everywhere: WBC, RBC, Platelet"),
+        ({"labs": {"all": ["1x1"], "b": ["2x2"]}}, "name it otherwise"),
+        ({"drawn_types": DRAWN | {"row": "drawn"}}, "one that is taken"),
+        ({"drawn_types": DRAWN | {"row": "as it is"}}, "one that is taken"),
+        ({"drawn_types": DRAWN | {"recipe": {"network": "lenet", "epoch": 3}}}, "did you mean 'epochs'"),
+        ({"drawn_types": DRAWN | {"recipe": {"members": ["a", "b"], "rule": "mean"}}}, "no single network"),
+    ],
+)
+def test_a_wrong_table_of_labs_is_refused_before_hours_of_training(
+    lab_table: LabTable, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    config = tmp_path / "labs.yaml"
+    told = lab_table.model_dump(mode="json")
+    if "drawn_types" in changes:
+        told |= {"starts": {"drawn": {"config": "yolov8n"}}, "classifiers": "wbc-types-labs"}
+    config.write_text(yaml.safe_dump(told | changes, sort_keys=False), "utf-8")
+    answer = inside("evaluate", "table", "transfer", "--config", config, "--out", tmp_path / "out")
+    assert answer.code == 2
+    assert words in answer.err.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["detectors", "transfer"])
+def test_packaged_tables_name_what_there_is(name: str, tmp_path: Path) -> None:
+    model = DetectorTable if name == "detectors" else LabTable
+    path = assets.ROOT / "configs" / "tables" / f"{name}.yaml"
+    table = load(model, path)
+    settings = Maker(table, str(path), tmp_path, "cpu", False, print).settings
+    assert set(settings) == {n for n, r in table.rows.items() if r.bundle is None}
