@@ -16,6 +16,8 @@ from detect.detectors.measure import MIN_SCORE
 from detect.runtime.base import EngineSettings, open_graph
 from detect.types import Image
 
+SCORE = 0.01  # scores may differ by so much
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -35,13 +37,13 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Every cell in both, corners within half a pixel, scores within 0.01."""
+        """Every cell in both, corners within half a pixel, scores within `SCORE`."""
         return self.unmatched == 0 and self.close
 
     @property
     def close(self) -> bool:
         """The same, but one cell in 200 may be in one only: of two nearly equal ones either may be taken."""
-        return self.unmatched <= 0.005 * self.cells and self.box_pixels <= 0.5 and self.score <= 0.01
+        return self.unmatched <= 0.005 * self.cells and self.box_pixels <= 0.5 and self.score <= SCORE
 
 
 def parity(bundle: Bundle, fields: Sequence[Image], engine: EngineSettings) -> Parity:
@@ -54,24 +56,31 @@ def parity(bundle: Bundle, fields: Sequence[Image], engine: EngineSettings) -> P
         reference = family(architecture.family).reference(architecture, bundle.weights)
     else:
         reference = open_graph(bundle.graph, EngineSettings("onnxruntime", "fp32")).run
-    lowered: dict[str, float] | None = None
+    least = bundle.thresholds
     expected = BundleDetector(bundle, graph=reference).predict(fields)
     if not any(len(e) for e in expected):  # nothing above the thresholds would compare nothing
-        lowered = dict.fromkeys(bundle.names, MIN_SCORE)
-        expected = BundleDetector(bundle, thresholds=lowered, graph=reference).predict(fields)
-    got = BundleDetector(bundle, engine, thresholds=lowered).predict(fields)
+        least = dict.fromkeys(bundle.names, MIN_SCORE)
+    # A cell at its threshold may fall on either side of it: its partner is sought as far below as scores may differ.
+    below = {name: max(value - SCORE, MIN_SCORE) for name, value in least.items()}
+    expected = BundleDetector(bundle, thresholds=below, graph=reference).predict(fields)
+    got = BundleDetector(bundle, engine, thresholds=below).predict(fields)
+    floor = np.array([least[name] for name in bundle.names], np.float32)
     unmatched, box_pixels, score, cells = 0, 0.0, 0.0, 0
     for a, b in zip(expected, got, strict=True):
-        overlap = geometry.iou(a.boxes, b.boxes) * (a.labels[:, None] == b.labels[None, :])
-        cells += len(a)
+        counted, other = a.scores >= floor[a.labels], b.scores >= floor[b.labels]
+        cells += int(counted.sum())
         if not len(a) or not len(b):
-            unmatched += len(a) + len(b)
+            unmatched += int(counted.sum()) + int(other.sum())
             continue
+        overlap = geometry.iou(a.boxes, b.boxes) * (a.labels[:, None] == b.labels[None, :])
         partner = overlap.argmax(axis=1)
         same = (overlap.max(axis=1) > 0.5) & (overlap.argmax(axis=0)[partner] == np.arange(len(a)))
-        unmatched += len(a) + len(b) - 2 * int(same.sum())
-        if same.any():
-            box_pixels = max(box_pixels, float(np.abs(a.boxes[same] - b.boxes[partner[same]]).max()))
-            score = max(score, float(np.abs(a.scores[same] - b.scores[partner[same]]).max()))
+        alone = np.ones(len(b), bool)
+        alone[partner[same]] = False
+        unmatched += int((counted & ~same).sum()) + int((other & alone).sum())
+        both = same & (counted | other[partner])
+        if both.any():
+            box_pixels = max(box_pixels, float(np.abs(a.boxes[both] - b.boxes[partner[both]]).max()))
+            score = max(score, float(np.abs(a.scores[both] - b.scores[partner[both]]).max()))
     resolved = engine.resolved()
     return Parity(f"{resolved.name} {resolved.precision}", len(fields), cells, unmatched, box_pixels, score)

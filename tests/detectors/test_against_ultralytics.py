@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,33 @@ def test_parity_breaks_where_the_graph_is_another(
     got = parity(bundle, [p for p, _ in drawn[:2]], EngineSettings())
     assert got.box_pixels > 0.5
     assert not got.holds
+
+
+@pytest.mark.parametrize(("lower", "holds"), [(0.0005, True), (0.02, False)])
+def test_a_cell_at_its_threshold_may_fall_on_either_side(
+    bundle: Bundle, drawn: Drawn, monkeypatch: pytest.MonkeyPatch, lower: float, holds: bool
+) -> None:
+    def changed(architecture: Architecture, weights: Any) -> Any:
+        run = real(architecture, weights)
+
+        def graph(images: Any) -> Any:
+            boxes, scores = run(images)
+            return boxes, np.where(scores > 0.1, scores - lower, scores)
+
+        return graph
+
+    fields = [p for p, _ in drawn[:2]]
+    found = np.concatenate([d.scores for d in BundleDetector(bundle, EngineSettings()).predict(fields)])
+    at = float(np.sort(found)[len(found) // 8])
+    card = bundle.card
+    assert card.detector is not None
+    told = card.detector.model_copy(update={"thresholds": dict.fromkeys(card.classes, at)})
+    real = adapter.reference
+    monkeypatch.setattr(adapter, "reference", changed)
+    got = parity(replace(bundle, card=card.model_copy(update={"detector": told})), fields, EngineSettings())
+    assert got.cells > 5
+    assert got.holds == holds
+    assert (got.unmatched == 0) == holds
 
 
 def test_weights_of_another_shape_are_refused(bundle: Bundle) -> None:
