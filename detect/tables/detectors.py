@@ -33,6 +33,8 @@ from detect.types import Image
 NAME = "detectors"
 EVALUATION = "evaluation"
 SPEED = "speed.json"
+REFERENCE = "cells-yolov8n"  # timed beside every row: times of different runs compare by it
+TIME = f"time, of {REFERENCE}'s"
 _NOT_RANKED = "no: not ranked"
 _FIELDS, _BATCH, _ROUNDS, _LEAST = 16, 8, 3, 1.0  # fields timed, in batches, how often, seconds each time at least
 
@@ -65,7 +67,7 @@ def detector_table(
         if runs := maker.row(name, table.split, "", {EVALUATION: table.split}, make=name in names):
             made[name] = runs
             write(_told(table, made, {}, {}), out)
-    times = speeds(table, made, out, say)
+    times = speeds(table, made, say)
     told = _told(table, made, times, _comparisons(table, made, say))
     write(told, out)
     _draw(told, out)
@@ -74,41 +76,51 @@ def detector_table(
 
 @dataclass(frozen=True)
 class Speed:
-    """Milliseconds a field of batches that lie in memory decoded, resizing and merging included; median of rounds."""
+    """Milliseconds a field of batches that lie in memory decoded, resizing and merging included; median of rounds.
+
+    Attributes:
+        ratio: to the reference in the same run.
+    """
 
     ms: float
     low: float
     high: float
     engine: str
     precision: str
+    ratio: float
 
 
-def speeds(table: DetectorTable, made: Mapping[str, list[Made]], out: Path, say: Progress) -> dict[str, Speed]:
-    """All rows in turn, `_ROUNDS` times, in one process: taken anew when a row is new or another.
+def speeds(table: DetectorTable, made: Mapping[str, list[Made]], say: Progress) -> dict[str, Speed]:
+    """Rows that were not timed yet, in turn with the reference, `_ROUNDS` times, in one process.
 
-    Returns nothing for rows of which the bundle is gone.
+    Kept beside each row for that bundle. Returns nothing for rows whose bundle was gone before it was timed.
     """
-    here = {n: open_bundle(m[0].bundle, "detector") for n, m in made.items()}
-    path, hashes = out / SPEED, {n: b.hash for n, b in here.items()}
-    told = keys.read(path)
-    if told is not None and told["bundles"] == hashes:
-        return {n: Speed(**s) for n, s in told["rows"].items()}
-    say("timing all rows")
+    found: dict[str, Speed] = {}
+    for name, runs in made.items():
+        told = keys.read(runs[0].folder / SPEED)
+        if told is not None and told["bundle"] == runs[0].hash:
+            found[name] = Speed(**told["speed"])
+    new = {n: open_bundle(m[0].bundle, "detector") for n, m in made.items() if n not in found and m[0].at_hand}
+    if not new:
+        return found
+    say("timing rows")
     part, *_ = split_parts(load_card(table.data), table.split, None, Tally(), table.part)
     images = [decode.read(f.field.path) for f in part.fields[:_FIELDS]]
+    timed = {**new, "": open_bundle(REFERENCE, "detector")}
     engines = {
         n: (EngineSettings() if GRAPH in b.card.files else EngineSettings(FRAMEWORK)).resolved()
-        for n, b in here.items()
+        for n, b in timed.items()
     }
-    rounds: dict[str, list[float]] = {n: [] for n in here}
+    rounds: dict[str, list[float]] = {n: [] for n in timed}
     for _ in range(_ROUNDS):
-        for name, bundle in here.items():
+        for name, bundle in timed.items():
             rounds[name].append(_timed(open_detector(bundle, engines[name]), images))
-    found = {
-        n: Speed(statistics.median(t), min(t), max(t), engines[n].name, engines[n].precision) for n, t in rounds.items()
-    }
-    about = {"cores": cores(), "fields": len(images), "batch": _BATCH, "rounds": _ROUNDS}
-    keys.write(path, {"bundles": hashes, **about, "rows": {n: asdict(s) for n, s in found.items()}})
+    about = {"cores": cores(), "fields": len(images), "batch": _BATCH, "rounds": _ROUNDS, "reference": timed[""].hash}
+    for name, bundle in new.items():
+        t, e = rounds[name], engines[name]
+        ratio = statistics.median(a / b for a, b in zip(t, rounds[""], strict=True))
+        found[name] = Speed(statistics.median(t), min(t), max(t), e.name, e.precision, ratio)
+        keys.write(made[name][0].folder / SPEED, {"bundle": bundle.hash, **about, "speed": asdict(found[name])})
     return found
 
 
@@ -161,8 +173,9 @@ def _told(
         Column("mAP50-95"), Column("mAP50"), Column("spread"), *(Column(f"AP50 {c}") for c in classes),
         *(Column(f"F1 {c}") for c in classes), *(Column(f"counting error {c}", ".2f") for c in classes),
         *(Column(f"D-ECE {c}") for c in classes), Column("parameters, M", ".2f"), Column("GFLOPs", ".2f"),
-        Column("ms a field", ".1f"), Column("images seen"), Column("hours", ".2f"), Column("epochs"),
-        Column("seeds"), Column("converged"), Column("less than the best"), Column("p of that", ".3f"),
+        Column("ms a field", ".1f"), Column(TIME, ".2f"), Column("images seen"), Column("hours", ".2f"),
+        Column("epochs"), Column("seeds"), Column("converged"), Column("less than the best"),
+        Column("p of that", ".3f"),
     )  # fmt: skip
     order = sorted(made, key=lambda n: (_rising(made[n]), -_rank(figures[n])))
     lines: dict[str, list[Value]] = {}
@@ -179,6 +192,7 @@ def _told(
             *(interval(f["counting"][c]["mae"]) if c in f["counting"] else None for c in classes),
             *(interval(f["calibration"][c]["d_ece"]) if c in f["calibration"] else None for c in classes),
             about["parameters"] / 1e6, float(about["gflops"]), times[name].ms if name in times else None,
+            times[name].ratio if name in times else None,
             about.get("images", 0), sum(m.about.get("minutes", 0.0) for m in runs) / 60 / len(runs),
             about.get("epochs", 0), len(runs), _converged(runs),
             difference.difference if difference else None, difference.p_swap if difference else None,
@@ -191,10 +205,10 @@ def _told(
         "chosen on dev, IoU 0.5. Counting error: mean of found less drawn, in cells a field, without its sign. D-ECE: "
         "calibration error of detections.",
         f"Hours of one seed, on {_machines(made)}. ms a field: {_FIELDS} decoded fields in batches of {_BATCH}, fp32, "
-        f"all rows in turn in one run, median of {_ROUNDS}; the ratios count. A row whose mAP50-95 on dev still rose "
-        "when its budget ended, or that had fewer than ten epochs, is not ranked. Less than the best: mAP50-95 of the "
-        "row less that of the best, of first seeds, paired over groups; p by swapping groups, of each alone. What "
-        "another seed would bring is in neither.",
+        f"in turn with {REFERENCE}, median of {_ROUNDS}; the ratio to that counts. A row whose mAP50-95 on dev still "
+        "rose when its budget ended, or that had fewer than ten epochs, is not ranked. Less than the best: "
+        "mAP50-95 of the row less that of the best, of first seeds, paired over groups; p by swapping groups, of each "
+        "alone. What another seed would bring is in neither.",
     )
     return Table(NAME, table.title, notes, columns, lines, _about(table, made))
 
@@ -236,12 +250,12 @@ def _brief(made: Made) -> dict[str, Any]:
 
 
 def _draw(told: Table, out: Path) -> None:
-    """mAP50-95 against milliseconds a field."""
+    """mAP50-95 against the time a field takes."""
     at = [c.head for c in told.columns]
     points = {}
     for name, values in told.lines.items():
-        cost, score = values[at.index("ms a field")], values[at.index("mAP50-95")]
+        cost, score = values[at.index(TIME)], values[at.index("mAP50-95")]
         if isinstance(cost, float) and isinstance(score, Interval):
             points[name] = (cost, score, not str(values[at.index("converged")]).startswith(_NOT_RANKED))
     if points:
-        accuracy_against_cost(points, out / f"{NAME}.png", "mAP50-95", "ms a field on the CPU")
+        accuracy_against_cost(points, out / f"{NAME}.png", "mAP50-95", f"time a field, {REFERENCE} = 1, on the CPU")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from detect import assets
-from detect.bundles.folder import Bundle, open_bundle
+from detect.bundles.folder import open_bundle
 from detect.data.cards import load_card
 from detect.data.fingerprint import code_fingerprint, file_hash, fingerprint
 from detect.data.smear.settings import load_smear
@@ -88,13 +88,14 @@ def types_key(told: DrawnTypes, start: Start) -> dict[str, str]:
     return {"config": hashed(told.recipe), "data": hashed(drawn), "code": _code(_TYPES, _LIBRARIES)}
 
 
-def measuring_key(bundle: Bundle, data: str, split: str, part: str, told: Mapping[str, Any]) -> dict[str, str]:
-    """Of an evaluation: the bundle, the fields, how they are measured."""
+def measuring_key(
+    bundle: str, adapter: str, data: str, split: str, part: str, told: Mapping[str, Any]
+) -> dict[str, str]:
+    """Of an evaluation: the bundle by its hash and family, the fields, how they are measured."""
     (dataset,) = split_parts(load_card(data), split, None, Tally(), part)
-    adapter = FAMILIES.get(str(bundle.card.architecture.get("family")))
-    code = _code((*_MEASURE, *([adapter] if adapter else [])), _ENGINES)
+    code = _code((*_MEASURE, *([FAMILIES[adapter]] if adapter in FAMILIES else [])), _ENGINES)
     about = hashed({**told, "split": split, "part": part})
-    return {"bundle": bundle.hash, "data": identity(dataset), "asked": about, "code": code}
+    return {"bundle": bundle, "data": identity(dataset), "asked": about, "code": code}
 
 
 @cache

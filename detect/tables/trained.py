@@ -7,7 +7,8 @@ OUT/
                                 evaluation, as `smear evaluate detector` writes it, with a key of its own
 
 A bundle is there once all of it is: everything is made beside its place and renamed. What rests on something that has
-changed is made anew.
+changed is made anew. A row whose bundle was thrown away stands by its evaluations: without starts, runs and bundles the
+folder is small enough to keep, and the table goes on with it on another machine.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from detect.detectors.train import split_parts, train
 from detect.errors import ConfigError, DataError, StoreError
 from detect.evaluate.curves import still_rises
 from detect.evaluate.intervals import Interval
-from detect.evaluate.saved import METRICS, load_json
+from detect.evaluate.saved import METRICS, load_json, pack
 from detect.formats.tally import Tally
 from detect.images import preprocess
 from detect.runtime.base import FRAMEWORK, EngineSettings, cores
@@ -72,6 +73,16 @@ class Made:
     def bundle(self) -> str:
         """Its folder, or the name of a released one."""
         return str(self.about.get("bundle") or self.folder / BUNDLE)
+
+    @property
+    def hash(self) -> str:
+        """Of its bundle, be that still there or not."""
+        return str(self.about["hash"])
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether its bundle is still there."""
+        return "bundle" in self.about or (self.folder / BUNDLE / CARD).is_file()
 
     @property
     def rising(self) -> bool:
@@ -152,7 +163,10 @@ class Maker:
         stale = self._begin(folder, key, title, make)
         if stale is None:
             return None
-        if not (folder / BUNDLE / CARD).is_file():
+        there = (folder / BUNDLE / CARD).is_file()
+        if not there and (other := self._measured(folder, parts)) is not None:
+            return Made(folder, load_json(folder / ABOUT), load_json(folder / KEY), (*stale, *other))
+        if not there:
             if not make:
                 return None
             sets = [(self.table.data, split)]
@@ -224,7 +238,7 @@ class Maker:
         }
         keys.remove(made)
         export(run, made, Description(name, name, "AGPL-3.0-or-later"))
-        keys.write(folder / ABOUT, about)
+        keys.write(folder / ABOUT, about | _of_bundle(open_bundle(made, "detector")))
         made.rename(folder / BUNDLE)
         keys.remove(run / "train")  # checkpoints: several times the weights that the bundle holds
 
@@ -240,19 +254,44 @@ class Maker:
             "gflops": architecture.get("gflops", 0.0),
             "hardware": platform.machine(),
             "cores": cores(),
+            **_of_bundle(opened),
         }
         folder.mkdir(parents=True, exist_ok=True)
         keys.write(folder / ABOUT, about)
         there = self._measure(opened, folder, parts, make)
         return [Made(folder, about, {"bundle": opened.hash})] if there else []
 
+    def _measured(self, folder: Path, parts: Mapping[str, str]) -> tuple[str, ...] | None:
+        """What has changed since a row whose bundle is gone was measured; None where a figure is missing or stale."""
+        about = keys.read(folder / ABOUT)
+        if about is None or "hash" not in about:
+            return None
+        changed = False
+        for place, split in parts.items():
+            if not (folder / place / METRICS).is_file():
+                return None
+            changed |= keys.read(folder / place / KEY) != self._measuring(about, split)[1]
+        if changed and not self.keep_stale:
+            return None
+        return ("measurement",) if changed else ()
+
+    def _measuring(self, about: Mapping[str, Any], split: str) -> tuple[EngineSettings, dict[str, str]]:
+        """By which engine a bundle is measured on a split, and what that rests on.
+
+        Args:
+            about: hash, family, whether it has a graph.
+        """
+        table = self.table
+        engine = (EngineSettings() if about["graph"] else EngineSettings(FRAMEWORK)).resolved()
+        told = {"engine": [engine.name, engine.precision], "rounds": table.rounds, "seed": table.seed}
+        return engine, keys.measuring_key(about["hash"], about["family"], table.data, split, table.part, told)
+
     def _measure(self, bundle: Bundle, folder: Path, parts: Mapping[str, str], make: bool) -> bool:
         """Have the evaluations; whether all are there."""
         table = self.table
-        engine = (EngineSettings() if GRAPH in bundle.card.files else EngineSettings(FRAMEWORK)).resolved()
-        told = {"engine": [engine.name, engine.precision], "rounds": table.rounds, "seed": table.seed}
+        about = {"family": str(bundle.card.architecture.get("family")), **_of_bundle(bundle)}
         for place, split in parts.items():
-            key = keys.measuring_key(bundle, table.data, split, table.part, told)
+            engine, key = self._measuring(about, split)
             if (folder / place / METRICS).is_file() and keys.read(folder / place / KEY) == key:
                 continue
             if not make:
@@ -262,6 +301,7 @@ class Maker:
             partial = folder / f"{place}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             evaluate(bundle, load_card(table.data), partial, asked, tally=Tally())
+            pack(partial)
             keys.write(partial / KEY, key)
             keys.remove(folder / place)
             partial.rename(folder / place)
@@ -314,7 +354,7 @@ class Maker:
             changed = tuple(k for k in key if there.get(k) != key[k])
             if not changed:
                 return ()
-            if self.keep_stale and (folder / BUNDLE / CARD).is_file():
+            if self.keep_stale and ((folder / BUNDLE / CARD).is_file() or any(folder.glob(f"*/{METRICS}"))):
                 return changed
             if not make:
                 return None
@@ -336,6 +376,11 @@ def table_settings(model: type[T], config: str) -> tuple[T, str]:
     """Settings of a table, and where they were read."""
     path = assets.find(config, "configs/tables", ".yaml")
     return load(model, path), str(path)
+
+
+def _of_bundle(bundle: Bundle) -> dict[str, Any]:
+    """What figures need to know of a bundle that may be gone by then."""
+    return {"hash": bundle.hash, "graph": GRAPH in bundle.card.files}
 
 
 def curve_of(run: Path) -> list[float]:

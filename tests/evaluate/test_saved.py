@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from detect.errors import DataError
 from detect.evaluate.classification import Answers
 from detect.evaluate.detection import measure
-from detect.evaluate.saved import PREDICTIONS, TRUTH, read_answers, read_saved, save, task_of
+from detect.evaluate.saved import PREDICTIONS, TRUTH, pack, read_answers, read_saved, save, task_of
 from detect.evaluate.tables import write
 from tests.evaluate.records import CLASSES, random_set
 from tests.evaluate.test_coco_ap import with_masks
@@ -38,6 +38,10 @@ def test_the_same_figures_come_from_the_folder(tmp_path: Path) -> None:
         assert np.array_equal(d.scores, e.scores)
         assert np.array_equal(d.labels, e.labels)
         assert f.field.group == g.field.group
+    pack(tmp_path)
+    assert not (tmp_path / PREDICTIONS).exists()
+    packed = read_saved(tmp_path)
+    assert all(np.array_equal(d.boxes, e.boxes) for d, e in zip(packed.found, got.found, strict=True))
     again, _ = measure(got.dataset, got.found, got.thresholds, cap=got.cap, rounds=10)
     assert again.ap == report.ap
     assert again.classes == report.classes
@@ -79,6 +83,19 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path, name: str) -> None:
         read_saved(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match=f"{name}: cannot be read"):
+        read_saved(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 40, -20])
+def test_a_packed_file_that_was_cut_off_is_named(tmp_path: Path, keep: int) -> None:
+    data, found = random_set(3, 2)
+    report, _ = measure(data, found, HALF, rounds=5)
+    write(report, tmp_path, "title", INFO | {"bundle": "b"})
+    save(data, found, tmp_path, INFO)
+    pack(tmp_path)
+    path = tmp_path / f"{PREDICTIONS}.gz"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match=PREDICTIONS):
         read_saved(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from detect import assets
 from detect.config import load, load_yaml
 from detect.data.fingerprint import file_hash
 from detect.data.splits import EXCLUDED, read_split
+from detect.evaluate.saved import read_saved
 from detect.tables import detectors as room
 from detect.tables import keys, labs, trained
 from detect.tables.settings import DetectorTable, LabTable
@@ -84,6 +86,7 @@ def test_every_figure_is_that_of_its_evaluation(made: tuple[Path, list[str]]) ->
         assert row["F1 WBC"] == figures["classes"]["WBC"]["f1"]
         assert row["counting error RBC"] == figures["counting"]["RBC"]["mae"]
         assert row["ms a field"] > 0
+        assert row["time, of cells-yolov8n's"] > 0
     assert told["rows"]["YOLO"]["images seen"] == 8
     assert told["rows"]["YOLO"]["seeds"] == 2
     assert told["rows"]["YOLO"]["spread"] >= 0
@@ -123,6 +126,28 @@ def test_rows_that_are_done_are_taken_and_what_changed_is_made_anew(
     with pytest.raises(pytest.fail.Exception, match="nothing is to be trained"):
         room.detector_table(str(home / "t.yaml"), out, say=said.append)
     assert any("made anew, its code changed" in s for s in said)
+
+
+def test_rows_stand_by_their_figures_when_their_bundles_are_gone(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out, said = str(table_of(tiny, tmp_path / "t.yaml")), tmp_path / "out", []
+    first = room.detector_table(config, out, say=said.append)
+    monkeypatch.setattr(trained, "train", lambda *_, **__: pytest.fail("trained anew"))
+    for kind in ("bundle", "run"):
+        for path in list(out.glob(f"models/*/*/{kind}")):
+            shutil.rmtree(path)
+    moved = out.rename(tmp_path / "elsewhere")
+    assert room.detector_table(config, moved, say=said.append).lines == first.lines
+    for seed in (1, 2):  # what it found is compared with another row's: it is there, packed
+        told = read_saved(moved / "models" / "YOLO" / f"seed-{seed}" / "evaluation")
+        assert len(told.found) == len(told.dataset.fields) == 2
+    real = keys.measuring_key
+    monkeypatch.setattr(keys, "measuring_key", lambda *a, **named: real(*a, **named) | {"code": "another"})
+    kept = room.detector_table(config, moved, keep_stale=True, say=said.append)
+    assert any("kept though its measurement changed" in str(v) for v in kept.lines["YOLO"])
+    with pytest.raises(pytest.fail.Exception, match="trained anew"):
+        room.detector_table(config, moved, say=said.append)
 
 
 def test_a_training_that_was_stopped_goes_on(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
