@@ -42,7 +42,7 @@ SIDE = 1024
 MAGNIFICATIONS = (4.0, 6.0, 9.0, 13.0)  # pixels a micrometre of the test slides
 AREA_UM2 = 700_000.0  # of a test slide: a healthy one has 1 to 2.5 white cells in 10,000 um2
 ERROR = 0.02  # of the sets of likely types: three nodes in a row, each of which may stop a cell
-LEARN_UM2 = 350_000.0
+LEARN_UM2 = AREA_UM2
 
 
 def drawn(folder: Path, name: str, slides: int, px_per_um: float | None, area: float, seed: int, ranges: str) -> Path:

@@ -1,17 +1,15 @@
 """RESULTS.md from the tables' own JSON: no figure in it is typed by hand.
 
-    .venv/bin/python tools/write_results.py [--take runs/detectors/detectors.json ...]
+    .venv/bin/python tools/write_results.py
 
-`results/` holds what `smear evaluate table` wrote: the JSON of each table and its picture. `--take` copies one, with
-the picture beside it, into that folder. `results/RESULTS.md.j2` says which figures stand where; a row that a table
-lacks is an error, so that the text cannot tell of what was never measured.
+`results/NAME/` is where `smear evaluate table NAME --out results/NAME` wrote: each row's figures and what it found are
+kept there, without its weights, so that the table goes on from a fresh checkout. `results/RESULTS.md.j2` says which
+figures stand where; a row that a table lacks is an error, so that the text cannot tell of what was never measured.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from math import isfinite
@@ -28,8 +26,9 @@ FOLDER, TEMPLATE, TARGET = ROOT / "results", "RESULTS.md.j2", ROOT / "RESULTS.md
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Every table of a folder by name."""
-    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+    """Every table below a folder by its name."""
+    told = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*/*.json"))}
+    return {name: content for name, content in told.items() if "rows" in content and "title" in content}
 
 
 def text(value: Any, spec: str = ".3f") -> str:
@@ -80,13 +79,7 @@ def render(folder: Path = FOLDER) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--take", type=Path, nargs="*", default=[])
-    for path in parser.parse_args().take:
-        shutil.copyfile(path, FOLDER / path.name)
-        picture = path.with_suffix(".png")
-        if picture.is_file():
-            shutil.copyfile(picture, FOLDER / picture.name)
+    """Write the page."""
     TARGET.write_text(render(), "utf-8")
     print(f"written: {TARGET.name}, from {', '.join(read(FOLDER))}")
 
