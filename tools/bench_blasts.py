@@ -52,7 +52,8 @@ def row(title: str, classifier: BundleClassifier, cells: Sequence[TypedCell]) ->
 
 def drawn(folder: Path) -> list[TypedCell]:
     """Typed cells of drawn slides, grouped by slide."""
-    return load_typed([load_card(str(folder / "synthetic-types.yaml"))], Tally())
+    (card,) = folder.glob("*-types.yaml")
+    return load_typed([load_card(str(card))], Tally())
 
 
 def main() -> None:

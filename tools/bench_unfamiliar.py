@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -62,10 +63,8 @@ def main() -> None:
     test = cells_of(split, cells, "test")
     kind_of = {c.id: c.type for c in cells}
     print(f"{asked.config}, split {asked.split}, {len(test)} cells of part test, {cores()} cores")
-    print(
-        "| type left out | its cells | others | AUROC of the distance | held back, of it | held back, of the others |"
-    )
-    print("| --- | ---: | ---: | --- | --- | --- |")
+    print("| type left out | its cells | groups | others | AUROC of the distance | of it held back | of the others |")
+    print("| --- | ---: | ---: | ---: | --- | --- | --- |")
     for kind in asked.type or sorted({c.type for c in test}):
         place = asked.out / kind
         rests_on = {"config": asked.config, "data": data, "split": file_hash(split_path)}
@@ -79,6 +78,7 @@ def main() -> None:
             run = place / "run"
             if not (run / "run.yaml").is_file():
                 train(asked.config, data, str(place / "split.csv"), run, resume=run.is_dir())
+            shutil.rmtree(place / "bundle", ignore_errors=True)  # of an export that was stopped
             export(run, place / "bundle", Description(f"without-{kind}", f"without {kind}", "AGPL-3.0-or-later"))
         classifier = BundleClassifier(open_bundle(place / "bundle", "classifier"))
         if kind in classifier.classes.names:
@@ -92,7 +92,11 @@ def main() -> None:
         held = (~told.sure).astype(float)
         both = np.stack([strange, ~strange], axis=1).astype(float)
         shares = intervals(lambda w, h=held, b=both: (w * h) @ b / np.maximum(w @ b, 1e-9), groups)
-        print(f"| {kind} | {strange.sum()} | {(~strange).sum()} | {area} | {shares[0]} | {shares[1]} |", flush=True)
+        n_groups = len({c.group for c in test if c.type == kind})
+        print(
+            f"| {kind} | {strange.sum()} | {n_groups} | {(~strange).sum()} | {area} | {shares[0]} | {shares[1]} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """The bundles of the pipeline demo-leukemia, and what they reach on unseen slides of the generator's wider range.
 
-    .venv/bin/python tools/demo_leukemia.py OUT [--slides 84] [--epochs 40] [--test 60]
+    .venv/bin/python tools/demo_leukemia.py OUT [--cells 84] [--epochs 40] [--slides 168] [--test 60]
 
-Everything by the real commands, each step once: drawn slides; three classifiers of their cells; the slides scored with
-these; a slide model learnt from that run; then slides of the test range, scored end to end with `smear score`. Test
-slides lie at four magnifications, with as many fields as 100 white cells of a healthy slide need. Truth is the
-generator's. 95 % intervals by bootstrap over slides.
+Everything by the real commands, each step once: drawn slides on which every white cell is as frequent as any other;
+three classifiers of their cells; drawn slides of the training range, scored with these; a slide model learnt from that
+run; then slides of the test range, scored end to end with `smear score`. Test slides lie at four magnifications, with
+as many fields as 100 white cells of a healthy slide need. Truth is the generator's. 95 % intervals by bootstrap over
+slides.
 
 What is learnt here knows drawn cells only. It shows the way that a lab trains its own, and says nothing of patients.
 """
@@ -16,6 +17,8 @@ import argparse
 import csv
 import json
 import math
+import shutil
+import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -26,8 +29,10 @@ import yaml
 from steps import smear
 
 from detect import assets
+from detect.bundles.folder import open_bundle
 from detect.config import load_yaml
 from detect.data.cards import load_card
+from detect.data.smear.settings import load_smear
 from detect.data.typed import TypedCell, load_typed
 from detect.evaluate.intervals import Interval, intervals, ratio, wilson
 from detect.formats.tally import Tally
@@ -40,12 +45,26 @@ FAB = ("FAB L1", "FAB L2", "FAB L3")
 LIMIT = "Learnt from drawn cells only: it shows how a lab trains its own, and says nothing of patients."
 SIDE = 1024
 MAGNIFICATIONS = (4.0, 6.0, 9.0, 13.0)  # pixels a micrometre of the test slides
-AREA_UM2 = 700_000.0  # of a test slide: a healthy one has 1 to 2.5 white cells in 10,000 um2
+AREA_UM2 = 800_000.0  # of a test slide: a healthy one has 0.6 to 3.5 white cells in 10,000 um2
 ERROR = 0.02  # of the sets of likely types: three nodes in a row, each of which may stop a cell
-LEARN_UM2 = AREA_UM2
+EVEN = (6.0, 12.0)  # white cells in 10,000 um2 of the slides that classifiers learn from
+LEARN_UM2, LEARN_PX, LEARN_NONE = 400_000.0, 5.0, (3.5, 5.0)  # a slide model learns from full slides, healthy ones too
 
 
-def drawn(folder: Path, name: str, slides: int, px_per_um: float | None, area: float, seed: int, ranges: str) -> Path:
+def ranges_of(out: Path, name: str, diseases: dict[str, Any]) -> Path:
+    """The training range with other diseases, as a file."""
+    settings = load_yaml(assets.ROOT / "configs" / "smear" / "train.yaml")
+    known = settings["diseases"]
+    path = out / f"{name}.yaml"
+    kept = {k: known[k] | diseases[k] if k in known else diseases[k] for k in diseases}
+    told = settings | {"name": name, "diseases": kept or known}
+    path.write_text(yaml.safe_dump(told, sort_keys=False), "utf-8")
+    return path
+
+
+def drawn(
+    folder: Path, name: str, slides: int, px_per_um: float | None, area: float, seed: int, ranges: str | Path
+) -> Path:
     """Slides of a magnification, with fields enough for an area; with none given, twelve fields at any."""
     if not folder.is_dir():
         fields = 12 if px_per_um is None else math.ceil(area * px_per_um**2 / SIDE**2)
@@ -64,21 +83,27 @@ def classifier(out: Path, question: str, slides: Path, epochs: int) -> Path:
     settings = load_yaml(assets.ROOT / "configs" / "classifiers" / "demo-leukemia.yaml")
     config.write_text(yaml.safe_dump(settings | {"routed_from": [ask], "epochs": epochs}, sort_keys=False), "utf-8")
     if not (run / "run.yaml").is_file():
-        begun = ("--resume",) if (run / "checkpoint.pt").is_file() else ()
+        begun = ("--resume",) if run.is_dir() else ()
         data = ("--data", slides / f"cells-{question}.yaml", "--split", slides / "split.csv")
         smear("train", "classifier", config, *data, "--out", run, *begun)
     if not (bundle / "bundle.yaml").is_file():
+        shutil.rmtree(bundle, ignore_errors=True)  # of an export that was stopped
         about = ("--name", name, "--title", f"Drawn cells: {question}", "--limit", LIMIT)
         smear("bundle", "export", run, "--out", bundle, *about)
+    told = open_bundle(bundle, "classifier").card.classifier
+    assert told is not None
+    few = {t: len(s) for t, s in told.calibration.strange.items() if (len(s) + 1) * (1 - ERROR) > len(s)}
+    if few:  # every set would hold these, and no cell could be named
+        sys.exit(f"{name}: too few cells of part dev for an error rate of {ERROR}: {few}; draw more with --cells")
     return bundle
 
 
 def pipeline(out: Path, detector: str, bundles: dict[str, Path], slide: Path | None, segmenter: str | None) -> Path:
     """The pipeline of these bundles."""
-    nodes = [{"ask": [QUESTIONS[q][1]], "bundle": str(path)} for q, path in bundles.items()]
+    nodes = [{"ask": [QUESTIONS[q][1]], "bundle": str(path.relative_to(out))} for q, path in bundles.items()]
     told: dict[str, Any] = {"detector": detector, "nodes": nodes, "error_rate": ERROR, "synthetic": True}
     if slide is not None:
-        told |= {"slide": str(slide), "fab": True}
+        told |= {"slide": str(slide.relative_to(out)), "fab": True}
     if segmenter is not None:
         told["morphology"] = segmenter
     path = out / ("pipeline.yaml" if slide is not None else "cells.yaml")
@@ -88,8 +113,11 @@ def pipeline(out: Path, detector: str, bundles: dict[str, Path], slide: Path | N
 
 def scored(folder: Path, slides: Path, given: Path) -> Path:
     """A finished run."""
-    if not (folder / "run.yaml").is_file():
-        smear("score", slides / "images", "--out", folder, "--pipeline", given, "--overwrite")
+    done = folder.with_name(f"{folder.name}.done")
+    if not done.is_file():
+        more = ("--resume",) if (folder / "run.yaml").is_file() else ("--overwrite",)
+        smear("score", slides / "images", "--out", folder, "--pipeline", given, *more)
+        done.touch()
     return folder
 
 
@@ -147,22 +175,27 @@ def main() -> None:
     """All steps, and a table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("out", type=Path)
-    options.add_argument("--slides", type=int, default=84)
+    options.add_argument("--cells", type=int, default=84)
     options.add_argument("--epochs", type=int, default=40)
+    options.add_argument("--slides", type=int, default=168)
     options.add_argument("--test", type=int, default=60)
     options.add_argument("--detector", default="cells-robust")
     options.add_argument("--segmenter", default=None)
     asked = options.parse_args()
     out = asked.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    cells = drawn(out / "cells", "cells", asked.slides, None, 0.0, 300, "train")
+    whites = list(load_smear("train").whites)
+    even = {"even": {"white_per_field": list(EVEN), "differential": {w: round(1 / len(whites), 4) for w in whites}}}
+    cells = drawn(out / "cells", "cells", asked.cells, None, 0.0, 300, ranges_of(out, "even", even))
     bundles = {q: classifier(out, q, cells, asked.epochs) for q in QUESTIONS}
     print("classifiers are made", flush=True)
-    learn = drawn(out / "learn", "learn", asked.slides, 6.0, LEARN_UM2, 400, "train")
+    full = {name: {} for name in load_smear("train").diseases} | {"none": {"white_per_field": list(LEARN_NONE)}}
+    learn = drawn(out / "learn", "learn", asked.slides, LEARN_PX, LEARN_UM2, 400, ranges_of(out, "full", full))
     run = scored(out / "scored-learn", learn, pipeline(out, asked.detector, bundles, None, None))
     slide = out / "slide-disease" / "bundle"
     if not (slide / "bundle.yaml").is_file():
         truth = ("--truth", learn / "slides.csv", "--name", "slide-disease", "--limit", LIMIT)
+        shutil.rmtree(slide, ignore_errors=True)
         smear("train", "slide", "slide-disease", "--run", run, *truth, "--out", slide)
     print("slide model is made", flush=True)
     whole = pipeline(out, asked.detector, bundles, slide, asked.segmenter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def trained(out: Path, name: str, settings: Path, data: object, *more: object) -
         begun = ("--resume",) if (run / "train" / "weights" / "last.pt").is_file() else ()
         smear("train", "detector", settings, "--data", data, "--out", run, *more, *begun)
     if not (bundle / "bundle.yaml").is_file():
+        shutil.rmtree(bundle, ignore_errors=True)  # of an export that was stopped
         smear("bundle", "export", run, "--out", bundle, "--name", name)
     return bundle
 

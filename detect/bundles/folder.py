@@ -184,17 +184,22 @@ def check_hashes(card: Card, path: Path, *, but: str | None = None) -> None:
             raise BundleError(what, where=str(path), remedy="get the bundle again, or export it again")
 
 
-def write_card(card: Card, path: Path) -> Card:
-    """Hash the files of a bundle folder and write its card, whole or not at all.
-
-    Returns:
-        The card as written.
-    """
+def with_files(card: Card, path: Path) -> Card:
+    """The card with the hashes of a bundle folder's files: enough to ask the bundle, before it is finished."""
     files = {p.name: sha256(p) for p in sorted(path.iterdir()) if p.name in _OWN}
     # A member's card vouches for its own files, and is checked when the member is opened.
     files |= {p.relative_to(path).as_posix(): sha256(p) for p in sorted(path.glob(f"{MEMBERS}/*/{CARD}"))}
     files |= {name: sha256(path / name) for name in beside(card)}
-    card = card.model_copy(update={"files": files})
+    return card.model_copy(update={"files": files})
+
+
+def write_card(card: Card, path: Path) -> Card:
+    """Hash the files of a bundle folder and write its card, whole or not at all. With it the bundle is there.
+
+    Returns:
+        The card as written.
+    """
+    card = with_files(card, path)
     partial = path / f"{CARD}.partial"
     partial.write_text(dump(card), "utf-8")
     partial.replace(path / CARD)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from detect.bundles.card import GRAPH, WEIGHTS, Calibration, Card, ClassifierGraph, Familiarity, Metric, Training
 from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
-from detect.bundles.folder import Bundle, write_card
+from detect.bundles.folder import Bundle, with_files, write_card
 from detect.classify.answerers import FAMILIAR, Blind, Familiar, measured_of, rebuild
 from detect.classify.bundled import ERROR, BundleClassifier, sees_pixels, softmax
 from detect.classify.cells import keep
@@ -84,7 +84,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
             leak_allowed=bool(record["leaking_groups"]),
         ),
     )
-    scores, distances, truth = raw_scores(BundleClassifier(Bundle(write_card(draft, out), out, "")), dev)
+    scores, distances, truth = raw_scores(BundleClassifier(Bundle(with_files(draft, out), out, "")), dev)
     heat = temperature(scores, truth)
     probabilities = softmax(scores, heat)
     calibration = calibration_of(types, probabilities, truth, f"part dev of {record['split']}: {len(dev)} cells")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from detect.bundles.card import GRAPH, WEIGHTS, Card, Metric, SegmenterGraph, Training
 from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
-from detect.bundles.folder import Bundle, write_card
+from detect.bundles.folder import Bundle, with_files, write_card
 from detect.classify.learn import state_of
 from detect.classify.parts import BundleSegmenter
 from detect.classify.segmenters import PARTS, PartsNet, SegmenterSettings, drawn_parts
@@ -87,7 +87,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
             record={k: record[k] for k in ("config", "minutes", "versions")},
         ),
     )
-    bundle = Bundle(write_card(card, out), out, "")
+    bundle = Bundle(with_files(card, out), out, "")
     report = measure_parts(*compared(BundleSegmenter(bundle, EngineSettings()), dev))
     command = f"smear bundle export RUN --out BUNDLE --name {about.name}"
     figures = part_metrics(report, "+".join(record["data"]), " + ".join(record["split"]), "dev", command)

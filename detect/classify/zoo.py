@@ -43,7 +43,7 @@ from detect.classify.settings import (
 from detect.classify.train import types_of
 from detect.classify.zoo_table import Answers, Row, read_answers, row_json, write, write_answers
 from detect.config import dump, load, load_yaml
-from detect.data.fingerprint import code_fingerprint, file_hash
+from detect.data.fingerprint import READERS, code_fingerprint, file_hash
 from detect.errors import ConfigError, StoreError
 from detect.evaluate.classification import measure, temperature
 from detect.evaluate.curves import mean_curve, still_rises
@@ -53,7 +53,7 @@ from detect.images import preprocess
 from detect.runtime.base import cores
 
 CELLS = "cells.csv"
-_MODULES = ("detect.classify.fit", "detect.classify.legs")
+_MODULE = "detect.classify.fit"  # legs are hashed as they are
 _LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "scikit-image", "albumentations", "numpy")
 
 Progress = Callable[[str, str], None]  # row, leg
@@ -188,7 +188,10 @@ class _Zoo:
         self.keep_stale = keep_stale
         self.known: dict[str, list[Row]] = {}  # rows that were measured: the bootstrap takes a while
         self.cells = _identity(legs)
-        self.code = code_fingerprint([*_MODULES, *_networks()], _LIBRARIES)
+        self.code = {
+            detected: code_fingerprint([_MODULE, *_networks()], _LIBRARIES, leave=_left(detected))
+            for detected in (False, True)
+        }
         self.keys = {name: self._key(recipe) for name, recipe in recipes.items()}
         self.parts = {part for recipe in recipes.values() for part in parts_of(recipe) if part in recipes}
 
@@ -213,10 +216,12 @@ class _Zoo:
 
     def _key(self, recipe: Recipe) -> dict[str, str]:
         """Hashes of what a row rests on."""
-        told = [r.model_dump(mode="json") for r in self._with_parts(recipe)]
+        parts = self._with_parts(recipe)
+        told = [r.model_dump(mode="json") for r in parts]
+        detected = any(getattr(r, "detected_by", None) is not None for r in parts)
         files = [_named(value) for one in told for value in _texts(one)]
         text = json.dumps([told, files], sort_keys=True)
-        return {"recipe": hashlib.sha256(text.encode()).hexdigest(), "cells": self.cells, "code": self.code}
+        return {"recipe": hashlib.sha256(text.encode()).hexdigest(), "cells": self.cells, "code": self.code[detected]}
 
     def _with_parts(self, recipe: Recipe) -> list[Recipe]:
         parts = [part_of(name, recipe, self.recipes, self.where)[0] for name in parts_of(recipe)]
@@ -340,13 +345,16 @@ def _at_rest(curves: Sequence[Sequence[Sequence[float] | None]]) -> bool:
 
 
 def _identity(legs: Sequence[Leg]) -> str:
-    """Hash of every cell's picture, box, outline and type."""
+    """Hash of every cell's picture, box, outline, type and group, and of its part in every leg."""
     cells = {c.id: c for leg in legs for c in (*leg.train, *leg.dev, *leg.test)}
     files = {path: file_hash(path) for path in {c.path for c in cells.values()}}
     total = hashlib.sha256()
     for name in sorted(cells):
         cell = cells[name]
-        total.update(f"{name} {files[cell.path]} {cell.box} {cell.outline} {cell.type}\0".encode())
+        total.update(f"{name} {files[cell.path]} {cell.box} {cell.outline} {cell.type} {cell.group}\0".encode())
+    for leg in legs:
+        for part in ("train", "dev", "test"):
+            total.update(f"{leg.name} {leg.kind} {part} {[c.id for c in getattr(leg, part)]}\0".encode())
     return total.hexdigest()
 
 
@@ -366,6 +374,11 @@ def _named(text: str) -> str:
         return file_hash(path)
     folder = path if (path / CARD).is_file() else assets.RELEASED_BUNDLES / text
     return open_bundle(folder).hash if (folder / CARD).is_file() else ""
+
+
+def _left(detected: bool) -> tuple[str, ...]:
+    """Modules that change no row: with `detected`, where a detector's boxes are learnt from."""
+    return (*READERS, "detect.detectors.train", *(() if detected else ("detect.detectors.opened",)))
 
 
 def _networks() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from detect.bundles import card as cards
 from detect.bundles.card import Card, Metric, Training
 from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
-from detect.bundles.folder import Bundle, write_card
+from detect.bundles.folder import Bundle, with_files, write_card
 from detect.config import load, load_yaml
 from detect.detectors.base import Architecture, DetectorSettings, family
 from detect.detectors.bundled import BundleDetector
@@ -81,7 +81,7 @@ def export(
         detector=graph,
         training=_training(record, settings),
     )
-    bundle = Bundle(write_card(draft, out), out, "")
+    bundle = Bundle(with_files(draft, out), out, "")
     engine = EngineSettings() if traits.exportable else EngineSettings(FRAMEWORK)
     found = predict_all(BundleDetector(bundle, engine), dev)
     thresholds = best_f1(dev, found)
@@ -91,10 +91,10 @@ def export(
     command = f"smear bundle export RUN --out BUNDLE --name {about.name}"
     figures = metrics(report, card.name, _first(record["split"]), "dev", command)
     made = draft.model_copy(update={"detector": graph, "metrics": figures})
-    bundle = Bundle(write_card(made, out), out, "")
     if graph_only:
+        bundle = Bundle(with_files(made, out), out, "")
         _leave_weights(bundle, [decode.read(f.field.path) for f in dev.fields[:_COMPARED]])
-        write_card(made, out)
+    write_card(made, out)
     return report
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from detect import assets
 from detect.bundles.folder import open_bundle
 from detect.data.cards import load_card
-from detect.data.fingerprint import code_fingerprint, file_hash, fingerprint
+from detect.data.fingerprint import READERS, code_fingerprint, file_hash, fingerprint
 from detect.data.smear.settings import load_smear
 from detect.detectors.base import FAMILIES, DetectorSettings, family
 from detect.detectors.train import split_parts
@@ -35,8 +35,8 @@ _LEARN = ("detect.detectors.train", "detect.detectors.export", "detect.evaluate.
 _MEASURE = ("detect.detectors.evaluate", "detect.runtime.openvino", "detect.runtime.onnxruntime")
 _TYPES = ("detect.classify.train", "detect.classify.networks")
 _DRAW = ("detect.data.smear.write",)
-# What only writes and draws changes no figure; our version alone does not either.
-_WORDS = ("detect", "detect.evaluate.plots", "detect.evaluate.tables")
+# What only compares, writes and draws changes no figure.
+_LEAVE = (*READERS, "detect.detectors.parity", "detect.evaluate.plots", "detect.evaluate.tables")
 _LIBRARIES = (
     "torch", "torchvision", "ultralytics", "detectron2", "albumentations", "numpy", "opencv-python-headless",
 )  # fmt: skip
@@ -120,7 +120,7 @@ def identity(dataset: Dataset) -> str:
 
 @cache
 def _code(modules: tuple[str, ...], libraries: tuple[str, ...]) -> str:
-    return code_fingerprint(modules, libraries, leave=_WORDS)
+    return code_fingerprint(modules, libraries, leave=_LEAVE)
 
 
 def hashed(told: object) -> str:
