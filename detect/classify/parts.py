@@ -20,6 +20,7 @@ from detect.detectors.opened import open_detector
 from detect.errors import BundleError
 from detect.geometry import iou
 from detect.images import segment
+from detect.images.magnification import Scale
 from detect.runtime.base import EngineSettings, open_graph
 from detect.taxonomy import taxonomy
 from detect.types import CellCrop, Detections, Image
@@ -59,18 +60,28 @@ class Segmenter(Protocol):
 
     name: str
 
-    def parts(self, field: Image, boxes: Sequence[Box]) -> list[Parts]:
-        """Of each box of a field."""
+    def parts(self, field: Image, boxes: Sequence[Box], scale: Scale | None = None) -> list[Parts]:
+        """Of each box of a field. scale: how large cells are there, see `Detector.predict`."""
 
 
 def open_segmenter(given: str, engine: EngineSettings) -> Segmenter:
     """The segmenter of a bundle, the masks of a detector's, or the classical one by its name."""
-    if given == CLASSICAL:
-        return ClassicalSegmenter()
-    bundle = open_bundle(given)
-    if bundle.card.detector is not None:
-        return MaskSegmenter(bundle, engine)
-    return BundleSegmenter(open_bundle(given, "segmenter"), engine)
+    return ClassicalSegmenter() if given == CLASSICAL else segmenter_of(open_bundle(given), engine)
+
+
+def segmenter_of(bundle: Bundle, engine: EngineSettings) -> MaskSegmenter | BundleSegmenter:
+    """What draws parts of cells with a bundle: a segmenter's graph, or a detector's masks."""
+    check_segments(bundle)
+    return MaskSegmenter(bundle, engine) if bundle.card.detector is not None else BundleSegmenter(bundle, engine)
+
+
+def check_segments(bundle: Bundle) -> None:
+    """BundleError where a bundle draws no parts of cells."""
+    remedy = "name a segmenter bundle, or a detector with masks"
+    if bundle.card.detector is None and bundle.card.segmenter is None:
+        raise BundleError(f"this is a {bundle.card.task}, not a segmenter", where=str(bundle.path), remedy=remedy)
+    if bundle.card.detector is not None and not bundle.detector.masks:
+        raise BundleError("a detector that draws no masks", where=str(bundle.path), remedy=remedy)
 
 
 class ClassicalSegmenter:
@@ -78,7 +89,7 @@ class ClassicalSegmenter:
 
     name = CLASSICAL
 
-    def parts(self, field: Image, boxes: Sequence[Box]) -> list[Parts]:
+    def parts(self, field: Image, boxes: Sequence[Box], scale: Scale | None = None) -> list[Parts]:
         """See `Segmenter`."""
         return [self._one(field, box) for box in boxes]
 
@@ -104,20 +115,21 @@ class MaskSegmenter:
     """
 
     def __init__(self, bundle: Bundle, engine: EngineSettings) -> None:
-        if not bundle.detector.masks:
-            remedy = "name a detector with masks, or a segmenter bundle"
-            raise BundleError("a detector that draws no masks", where=str(bundle.path), remedy=remedy)
         self.name = bundle.card.name
         self._detector = open_detector(bundle, engine)
         self._classical = ClassicalSegmenter()
         self._seen: tuple[Image, Detections] | None = None  # of the last field: its cells are asked for in turn
 
-    def parts(self, field: Image, boxes: Sequence[Box]) -> list[Parts]:
+    def take(self, field: Image, found: Detections) -> None:
+        """What the same detector has found in a field already."""
+        white = [taxonomy().is_a(found.classes.names[label], "WBC") for label in found.labels]
+        self._seen = field, found.select(np.array(white, bool))
+
+    def parts(self, field: Image, boxes: Sequence[Box], scale: Scale | None = None) -> list[Parts]:
         """See `Segmenter`."""
         if self._seen is None or self._seen[0] is not field:
-            every = self._detector.predict([field])[0]
-            white = [taxonomy().is_a(every.classes.names[label], "WBC") for label in every.labels]
-            self._seen = field, every.select(np.array(white, bool))
+            self.take(field, self._detector.predict([field], [scale])[0])
+        assert self._seen is not None
         found = self._seen[1]
         overlap = iou(np.asarray(boxes, np.float32).reshape(-1, 4), found.boxes)
         out = self._classical.parts(field, boxes)
@@ -137,13 +149,12 @@ class BundleSegmenter:
     """A bundle's graph."""
 
     def __init__(self, bundle: Bundle, engine: EngineSettings) -> None:
-        if bundle.card.segmenter is None:
-            raise BundleError("not a segmenter", where=str(bundle.path), remedy="name a segmenter bundle")
+        assert bundle.card.segmenter is not None
         self.name = bundle.card.name
         self._settings = bundle.card.segmenter
         self._graph = open_graph(bundle.graph, engine)
 
-    def parts(self, field: Image, boxes: Sequence[Box]) -> list[Parts]:
+    def parts(self, field: Image, boxes: Sequence[Box], scale: Scale | None = None) -> list[Parts]:
         """See `Segmenter`."""
         size, margin = self._settings.image_size, self._settings.margin
         crops = [crop(field, box, margin) for box in boxes]

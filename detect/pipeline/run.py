@@ -11,7 +11,7 @@ from detect.bundles.folder import Bundle, open_bundle
 from detect.classify.bundled import ERROR
 from detect.classify.crops import at_border
 from detect.classify.morphology import measure
-from detect.classify.parts import CLASSICAL, BundleSegmenter, ClassicalSegmenter, Segmenter
+from detect.classify.parts import CLASSICAL, ClassicalSegmenter, MaskSegmenter, Segmenter, check_segments, segmenter_of
 from detect.detectors.opened import open_detector
 from detect.errors import BundleError, ConfigError
 from detect.images.magnification import Scale
@@ -55,8 +55,8 @@ class Opened:
 
     @property
     def bundles(self) -> list[Bundle]:
-        """All of them, the detector first."""
-        others = [b for b in (self.segmenter, self.slide) if isinstance(b, Bundle)]
+        """All of them, the detector first; once where it draws the parts of cells too."""
+        others = [b for b in (self.segmenter, self.slide) if isinstance(b, Bundle) and b.path != self.detector.path]
         return [self.detector, *(node.bundle for node in self.nodes), *others]
 
 
@@ -68,7 +68,9 @@ def open_pipeline(settings: PipelineSettings) -> Opened:
     segmenter: Bundle | Literal["classical"] | None = None
     if settings.morphology is not None:
         named = settings.morphology
-        segmenter = "classical" if named == CLASSICAL else open_bundle(named, "segmenter")
+        segmenter = "classical" if named == CLASSICAL else open_bundle(named)
+        if isinstance(segmenter, Bundle):
+            check_segments(segmenter)
     for bundle in (detector, *(node.bundle for node in nodes)):
         bundle.check_names()
     if not any(name in taxonomy() and taxonomy().is_a(name, "WBC") for name in detector.names):
@@ -154,8 +156,10 @@ class Pipeline:
         plain = replace(engine, precision="fp32") if engine.precision in ("bf16", "int8") else engine
         self._router = Router(opened.nodes, self.detector.classes.names, plain, opened.error)
         self._segmenter: Segmenter | None = None
+        self._own_masks = False
         if isinstance(opened.segmenter, Bundle):
-            self._segmenter = BundleSegmenter(opened.segmenter, graph_engine(engine))
+            self._segmenter = segmenter_of(opened.segmenter, graph_engine(engine))
+            self._own_masks = opened.segmenter.path == opened.detector.path
         elif opened.segmenter is not None:
             self._segmenter = ClassicalSegmenter()
         self._flags = (SYNTHETIC,) if card.trained_on == "synthetic" else ()
@@ -206,7 +210,9 @@ class Pipeline:
             if taxonomy().is_a(names[found.labels[j]], "WBC") and not at_border(box(found, j), width, height)
         ]
         unit = scale.um_per_px if scale is not None and scale.sure else None
-        each = self._segmenter.parts(pixels, [box(found, j) for j in white])
+        if self._own_masks and isinstance(self._segmenter, MaskSegmenter):
+            self._segmenter.take(pixels, found)
+        each = self._segmenter.parts(pixels, [box(found, j) for j in white], scale)
         return {j: measure(parts, unit) for j, parts in zip(white, each, strict=True)}
 
     def _records(

@@ -41,7 +41,8 @@ class PipelineSettings(Settings):
     Attributes:
         nodes: asked in this order, each of the cells that bear one of its labels by then. What no node asks is not
             answered.
-        morphology: segmenter's bundle, or "classical", whose nucleus and cytoplasm white cells are measured on.
+        morphology: segmenter's bundle, a detector's that draws masks, or "classical", whose nucleus and cytoplasm white
+            cells are measured on.
         slide: bundle that is asked of all white cells of a slide together. fab: slides are called L1, L2 or L3 by their
             lymphoblasts, as GUIDE.md says.
         error_rate: at each question, share of cells whose set of types may lack their own; a cell that may be of

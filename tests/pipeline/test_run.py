@@ -12,6 +12,8 @@ import pytest
 from detect.bundles.card import Calibration, Familiarity
 from detect.bundles.folder import Bundle, open_bundle, write_card
 from detect.classify.bundled import BundleClassifier
+from detect.classify.morphology import measure
+from detect.classify.parts import MaskSegmenter
 from detect.detectors.bundled import BundleDetector
 from detect.errors import BundleError
 from detect.pipeline.route import SYNTHETIC, UNFAMILIAR
@@ -227,3 +229,26 @@ def test_a_detector_that_counts_no_white_cells_is_refused(
     with pytest.raises(BundleError, match=said) as caught:
         open_pipeline(PipelineSettings(detector=other))
     assert "other" in str(caught.value)
+
+
+def test_the_detectors_own_masks_are_measured(fields: list[Image]) -> None:
+    masks = open_bundle("classical", "detector")
+    opened = open_pipeline(PipelineSettings(detector="classical", morphology=str(masks.path)))
+    assert [b.card.name for b in opened.bundles] == ["classical"]
+    got = Pipeline(opened, ENGINE).run(fields, names(fields))
+    other = MaskSegmenter(masks, ENGINE)
+    measured = 0
+    for pixels, cells in zip(fields, got, strict=True):
+        white = [r for r in cells.records if r.label == "WBC" and "border" not in r.flags]
+        for record, parts in zip(white, other.parts(pixels, [r.box for r in white]), strict=True):
+            assert record.attributes == pytest.approx(measure(parts, None), nan_ok=True)
+            measured += 1
+    assert measured > 2
+
+
+@pytest.mark.parametrize(
+    ("named", "said"), [("cells-yolov8n", "draws no masks"), ("wbc-types-small", "not a segmenter")]
+)
+def test_what_draws_no_parts_of_cells_is_refused_before_a_field_is_read(named: str, said: str) -> None:
+    with pytest.raises(BundleError, match=said):
+        open_pipeline(PipelineSettings(detector="classical", morphology=named))
