@@ -30,7 +30,7 @@ except ImportError:
     raise MissingExtraError("explaining a classifier", "train") from None
 
 from detect.bundles.folder import Bundle
-from detect.classify.answerers import Familiar, rebuild
+from detect.classify.answerers import Ensemble, Familiar, rebuild
 from detect.classify.heat import Map
 from detect.classify.networks import Classifier
 from detect.types import Image
@@ -43,32 +43,38 @@ _BATCH = 32
 
 
 class Explainer:
-    """Explains the answers of one bundle.
+    """Explains the answers of one bundle: of an ensemble by the mean of its networks' maps.
 
     Raises:
-        BundleError: the bundle is not a single network, or has no such map.
+        BundleError: the bundle is made of something else than networks, or has no such map.
     """
 
     def __init__(self, bundle: Bundle, method: Method = "grad-cam") -> None:
-        kind = bundle.card.architecture.get("kind")
-        if kind != "network" or bundle.card.classifier is None:
-            what = f"only a single network is explained, this is a {kind or bundle.card.task}"
-            raise BundleError(what, where=str(bundle.path), remedy="explain one of the networks that it is made of")
-        model = rebuild(bundle.card.architecture, bundle.weights)
-        self.model: Classifier = model.model if isinstance(model, Familiar) else model
+        about = bundle.card.architecture
+        members = about["members"] if about.get("kind") == "ensemble" else [about]
+        if bundle.card.classifier is None or any(m.get("kind") != "network" for m in members):
+            other = next((m.get("kind") for m in members if m.get("kind") != "network"), None)
+            what = f"only networks are explained, here is a {other or bundle.card.task}"
+            raise BundleError(what, where=str(bundle.path), remedy="explain a bundle of networks alone")
+        model = rebuild(about, bundle.weights)
+        self.model: nn.Module = model.model if isinstance(model, Familiar) else model
         self.size = bundle.card.classifier.image_size
         self.method = method
         self._heat = bundle.card.classifier.temperature
-        self._pixels = _Pixels(self.model).eval()
-        self._map = self._maps(bundle)
+        networks = list(self.model.members) if isinstance(self.model, Ensemble) else [self.model]
+        where = str(bundle.path)
+        self._maps = [_Maps(n, m["name"], self.size, method, where) for n, m in zip(networks, members, strict=True)]
 
     def maps(self, crops: NDArray[np.uint8], answers: Sequence[int]) -> list[Map]:
-        """Where the network looked for an answer, a map for each crop.
+        """Where the networks looked for an answer, a map for each crop.
 
         Args:
             crops: uint8 RGB (n, s, s, 3). answers: index of the type to explain, of each.
         """
-        return [self._map(crop, answer) for crop, answer in zip(crops, answers, strict=True)]
+        return [
+            _scaled(np.mean([one.of(crop, answer) for one in self._maps], axis=0))
+            for crop, answer in zip(crops, answers, strict=True)
+        ]
 
     def chances(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities, float32 (n, types)."""
@@ -77,14 +83,21 @@ class Explainer:
             found = [torch.softmax(self.model(batch) / self._heat, dim=1) for batch in batches]
         return np.asarray(torch.cat(found).numpy(), np.float32)
 
-    def _maps(self, bundle: Bundle) -> Callable[[Image, int], Map]:
-        if self.method == "attention":
-            return self._attention(bundle)
+
+class _Maps:
+    """Maps of one network, whose name errors tell."""
+
+    def __init__(self, model: Classifier, name: str, size: int, method: Method, where: str) -> None:
+        self.model, self.name, self.size, self.where = model, name, size, where
+        self._pixels = _Pixels(model).eval()
+        self.of = self._attention() if method == "attention" else self._cam(method)
+
+    def _cam(self, method: Method) -> Callable[[Image, int], Map]:
         layer, turn = _last_map(self._pixels, self.size)
         if layer is None:
-            what = f"{bundle.card.architecture['name']} keeps no map of the picture to its end"
-            raise BundleError(what, where=str(bundle.path), remedy="use --method attention, or another network")
-        kind = GradCAM if self.method == "grad-cam" else ScoreCAM
+            what = f"{self.name} keeps no map of the picture to its end"
+            raise BundleError(what, where=self.where, remedy="use --method attention, or another network")
+        kind = GradCAM if method == "grad-cam" else ScoreCAM
         found = kind(self._pixels, [layer], reshape_transform=turn)
 
         def cam(crop: Image, answer: int) -> Map:
@@ -94,16 +107,15 @@ class Explainer:
 
         return cam
 
-    def _attention(self, bundle: Bundle) -> Callable[[Image, int], Map]:
-        name = bundle.card.architecture["name"]
+    def _attention(self) -> Callable[[Image, int], Map]:
         for module in self.model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False  # the fused one never shows its weights
         try:
             found = AttentionExtract(self.model.body, method="hook")
         except RuntimeError:
-            what = f"{name} has no attention to show"
-            raise BundleError(what, where=str(bundle.path), remedy="use --method grad-cam") from None
+            what = f"{self.name} has no attention to show"
+            raise BundleError(what, where=self.where, remedy="use --method grad-cam") from None
         side = getattr(getattr(self.model.body, "patch_embed", None), "grid_size", None)
 
         def rollout(crop: Image, answer: int) -> Map:
@@ -113,8 +125,8 @@ class Explainer:
                 )
                 layers = [a.mean(dim=1)[0] for a in found(pixels).values()]
             if side is None or any(a.shape != layers[0].shape for a in layers):
-                what = f"the attention of {name} is of windows, not of the whole picture"
-                raise BundleError(what, where=str(bundle.path), remedy="use --method grad-cam")
+                what = f"the attention of {self.name} is of windows, not of the whole picture"
+                raise BundleError(what, where=self.where, remedy="use --method grad-cam")
             joint = torch.eye(layers[0].shape[0])
             for layer in layers:
                 mixed = layer + torch.eye(layer.shape[0])  # what a block passes by is seen too

@@ -23,6 +23,7 @@ pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
 from safetensors.torch import save_file  # noqa: E402
 
 from detect.classify import networks  # noqa: E402
+from detect.classify.answerers import Ensemble  # noqa: E402
 from detect.classify.explain import Explainer, deletion, random_map  # noqa: E402
 from detect.classify.explained import explain, explain_known, faithfulness, sheet  # noqa: E402
 from detect.classify.heat import over  # noqa: E402
@@ -107,8 +108,32 @@ def test_a_network_without_attention_says_so(
 def test_a_hybrid_is_not_explained_as_one_network(bundle: Bundle) -> None:
     about = {**bundle.card.architecture, "kind": "hybrid"}
     hybrid = replace(bundle, card=bundle.card.model_copy(update={"architecture": about}))
-    with pytest.raises(BundleError, match="this is a hybrid"):
+    with pytest.raises(BundleError, match="only networks are explained, here is a hybrid"):
         Explainer(hybrid)
+
+
+def test_an_ensemble_is_explained_by_the_mean_of_its_networks(
+    bundle: Bundle, crops: list[CellCrop], tmp_path: Path
+) -> None:
+    types = len(bundle.card.classes)
+    singles, members = [], []
+    for name in ("resnet18", "smallnet"):
+        (tmp_path / name).mkdir()
+        singles.append(other(bundle, tmp_path / name, name, 64))
+        torch.manual_seed(1)
+        members.append(networks.build(name, types, 64))
+    both = Ensemble(members, "mean", torch.ones(2), torch.ones(2) / 2)
+    save_file(state_of(both), tmp_path / "weights.safetensors")
+    about = {"kind": "ensemble", "rule": "mean", "members": [s.card.architecture for s in singles]}
+    card = singles[0].card.model_copy(update={"architecture": about})
+    joined = Explainer(replace(bundle, card=card, path=tmp_path))
+    batch = np.stack([cv2.resize(c.pixels, (64, 64)) for c in crops])
+    maps = [Explainer(s).maps(batch, [0] * len(batch)) for s in singles]
+    for i, found in enumerate(joined.maps(batch, [0] * len(batch))):
+        mean = (maps[0][i] + maps[1][i]) / 2
+        low, high = mean.min(), mean.max()
+        np.testing.assert_allclose(found, (mean - low) / (high - low), atol=1e-5)
+    assert joined.chances(batch).sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
 class Spot:
