@@ -59,13 +59,13 @@ $smear bundle precisions $released/cells-masks --data txl-pbc --no-int8
 [ -f runs/cells-small/run.yaml ] || $smear train detector configs/detectors/yolov8-pico.yaml \
   --data txl-pbc --split txl-pbc-release \
   --data runs/drawn-slides/synthetic.yaml --split runs/drawn-slides/split.csv --out runs/cells-small
-$smear bundle export runs/cells-small --out $released/cells-small --overwrite --name cells-small \
+$smear bundle export runs/cells-small --graph-only --out $released/cells-small --overwrite --name cells-small \
   --title "YOLOv8 pico at 320 px: white cells, red cells, platelets, fast" \
   --limit "60 epochs from scratch at 320 px on TXL-PBC and drawn slides: finds fewer platelets than the larger ones." \
   --limit "No patients are known, so parts are disjoint by near copies, not by patient. Boxes all white cells as WBC." \
   --limit "25 of the 288 fields of val share cells with a field of train or dev (split txl-pbc-apart leaves them out)."
 $smear bundle verify $released/cells-small
-$smear bundle precisions $released/cells-small --data txl-pbc
+$smear bundle precisions $released/cells-small --data txl-pbc --no-int8
 
 [ -f runs/wbc-types-small/run.yaml ] || $smear train classifier configs/classifiers/wbc-types-small.yaml \
   --data bccd --data wbc-masks --split wbc-types-release --out runs/wbc-types-small

@@ -94,7 +94,7 @@ def measuring_key(
     """Of an evaluation: the bundle by its hash and family, the fields, how they are measured."""
     (dataset,) = split_parts(load_card(data), split, None, Tally(), part)
     code = _code((*_MEASURE, *([FAMILIES[adapter]] if adapter in FAMILIES else [])), _ENGINES)
-    about = hashed({**told, "split": split, "part": part})
+    about = hashed({**told, "split": Path(split).stem, "part": part})
     return {"bundle": bundle, "data": identity(dataset), "asked": about, "code": code}
 
 

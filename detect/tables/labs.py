@@ -13,6 +13,7 @@ OUT/ as in `trained`, and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +71,8 @@ def lab_table(
     splits = splits_of(table, out / "splits")
     made: dict[str, dict[str, Made]] = {}
     for name in table.rows:
-        parts = {f"on-{lab}": str(splits[f"only-{lab}"]) for lab in table.labs}
+        # As seen from here: what is kept of a table names no place on this machine.
+        parts = {f"on-{lab}": os.path.relpath(splits[f"only-{lab}"]) for lab in table.labs}
         legs = {}
         for lab in table.labs:
             here = {f"on-{lab}": parts[f"on-{lab}"]}
