@@ -59,6 +59,13 @@ class Saved:
 
 def save(dataset: Dataset, found: Sequence[Detections], out: Path, info: Mapping[str, Any]) -> None:
     """`truth.json` and `predictions.json`; every figure can be had again from them."""
+    save_truth(dataset, out, info)
+    results = [row for i, d in enumerate(found, 1) for row in _rows(i, d.boxes, d.labels, d.masks, d.scores)]
+    _write(out / PREDICTIONS, results)
+
+
+def save_truth(dataset: Dataset, out: Path, info: Mapping[str, Any]) -> None:
+    """`truth.json` alone: what the set says, where only what was found is kept."""
     out.mkdir(parents=True, exist_ok=True)
     kept = {**info, "classes": list(dataset.classes), "exhaustive_for": sorted(dataset.exhaustive_for)}
     images = [
@@ -70,9 +77,11 @@ def save(dataset: Dataset, found: Sequence[Detections], out: Path, info: Mapping
         cells += _cells(i, labelled.annotations, len(cells) + 1)
     categories = [{"id": k, "name": name} for k, name in enumerate(dataset.classes, 1)]
     truth = {"info": kept, "images": images, "annotations": cells, "categories": categories}
-    results = [row for i, d in enumerate(found, 1) for row in _rows(i, d.boxes, d.labels, d.masks, d.scores)]
-    for name, content in ((TRUTH, truth), (PREDICTIONS, results)):
-        (out / name).write_text(json.dumps(content, separators=(",", ":"), allow_nan=False), "utf-8")
+    _write(out / TRUTH, truth)
+
+
+def _write(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False), "utf-8")
 
 
 def _cells(image: int, cells: Annotations, first: int) -> Iterator[dict[str, Any]]:
@@ -128,9 +137,14 @@ def load_json(path: Path) -> Any:
 
 def pack(folder: Path) -> None:
     """Make cells and predictions of a folder a quarter as large; the same content is always the same bytes."""
-    for path in (folder / TRUTH, folder / PREDICTIONS):
+    for path in (p for name in (TRUTH, PREDICTIONS) if (p := folder / name).is_file()):
         _packed(path).write_bytes(gzip.compress(path.read_bytes(), mtime=0))
         path.unlink()
+
+
+def has(folder: Path, name: str) -> bool:
+    """Whether a file of ours is there, packed or not."""
+    return (folder / name).is_file() or _packed(folder / name).is_file()
 
 
 def _packed(path: Path) -> Path:

@@ -7,8 +7,9 @@ OUT/
                                 evaluation, as `smear evaluate detector` writes it, with a key of its own
 
 A bundle is there once all of it is: everything is made beside its place and renamed. What rests on something that has
-changed is made anew. A row whose bundle was thrown away stands by its evaluations: without starts, runs and bundles the
-folder is small enough to keep, and the table goes on with it on another machine.
+changed is made anew. A row whose bundle was thrown away stands by its evaluations: without starts, runs, bundles and
+the sets' labels (`truth.json.gz`, written again from the set) the folder is small enough to keep, and the table goes
+on with it on another machine.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from detect.bundles.draft import Description
 from detect.bundles.folder import Bundle, open_bundle
 from detect.config import load, load_yaml, parse
 from detect.data.cards import load_card
+from detect.data.fingerprint import fingerprint
 from detect.data.smear.settings import load_smear
 from detect.data.smear.write import Asked as Drawing
 from detect.data.smear.write import synthesize
@@ -38,15 +40,17 @@ from detect.detectors.evaluate import Asked, evaluate
 from detect.detectors.export import export
 from detect.detectors.train import split_parts, train
 from detect.errors import ConfigError, DataError, StoreError
+from detect.evaluate.align import align
 from detect.evaluate.curves import still_rises
 from detect.evaluate.intervals import Interval
-from detect.evaluate.saved import METRICS, load_json, pack
+from detect.evaluate.saved import METRICS, TRUTH, has, load_json, pack, save_truth
 from detect.formats.tally import Tally
 from detect.images import preprocess
 from detect.runtime.base import FRAMEWORK, EngineSettings, cores
 from detect.tables import keys
 from detect.tables.keys import KEY
 from detect.tables.settings import DetectorRow, DetectorTable, LabTable, Start
+from detect.types import ClassMap
 
 Progress = Callable[[str], None]
 ABOUT, BUNDLE = "about.json", "bundle"
@@ -268,12 +272,25 @@ class Maker:
             return None
         changed = False
         for place, split in parts.items():
-            if not (folder / place / METRICS).is_file():
+            if not (folder / place / METRICS).is_file() or not self._truth(folder / place, about["names"], split):
                 return None
             changed |= keys.read(folder / place / KEY) != self._measuring(about, split)[1]
         if changed and not self.keep_stale:
             return None
         return ("measurement",) if changed else ()
+
+    def _truth(self, folder: Path, names: Sequence[str], split: str) -> bool:
+        """Have what the set says beside what was found in it; whether it is still the same set."""
+        if has(folder, TRUTH):
+            return True
+        told = load_json(folder / METRICS)
+        part, *_ = split_parts(load_card(self.table.data), split, None, Tally(), self.table.part)
+        if fingerprint(part) != told["fingerprint"]:
+            return False
+        info = {key: told[key] for key in ("data", "split", "part", "fingerprint")}
+        save_truth(align(part, ClassMap(tuple(names))), folder, info)
+        pack(folder)
+        return True
 
     def _measuring(self, about: Mapping[str, Any], split: str) -> tuple[EngineSettings, dict[str, str]]:
         """By which engine a bundle is measured on a split, and what that rests on.
@@ -380,7 +397,7 @@ def table_settings(model: type[T], config: str) -> tuple[T, str]:
 
 def _of_bundle(bundle: Bundle) -> dict[str, Any]:
     """What figures need to know of a bundle that may be gone by then."""
-    return {"hash": bundle.hash, "graph": GRAPH in bundle.card.files}
+    return {"hash": bundle.hash, "graph": GRAPH in bundle.card.files, "names": list(bundle.names)}
 
 
 def curve_of(run: Path) -> list[float]:

@@ -138,7 +138,12 @@ def test_rows_stand_by_their_figures_when_their_bundles_are_gone(
         for path in list(out.glob(f"models/*/*/{kind}")):
             shutil.rmtree(path)
     moved = out.rename(tmp_path / "elsewhere")
+    before = {p: p.read_bytes() for p in moved.glob("models/YOLO/*/evaluation/truth.json.gz")}
+    assert len(before) == 2
+    for path in before:  # the set's own labels are not kept
+        path.unlink()
     assert room.detector_table(config, moved, say=said.append).lines == first.lines
+    assert {p: p.read_bytes() for p in before} == before
     for seed in (1, 2):  # what it found is compared with another row's: it is there, packed
         told = read_saved(moved / "models" / "YOLO" / f"seed-{seed}" / "evaluation")
         assert len(told.found) == len(told.dataset.fields) == 2
