@@ -3,7 +3,8 @@
 OUT/
   settings.yaml          the zoo's own; one with another protocol cannot go on in the same folder
   cells.csv              every cell, its type, source and group, and its part in each leg
-  answers/<row>/<leg>.csv   what a row answers for the cells that a leg holds out, and hashes of what that rests on
+  answers/<row>/<leg>.csv   what a row answers for the cells that a leg holds out, and hashes of what that rests on; of
+                         the set's own words only cells.csv has some
   rows/<row>.json        figures of a row, once all its legs are done
   models/<leg>/<row>/    what was fitted, while it is needed
   zoo.json, zoo.csv, zoo.md   the table, after every row
@@ -41,7 +42,7 @@ from detect.classify.settings import (
     recipe_of,
 )
 from detect.classify.train import types_of
-from detect.classify.zoo_table import Answers, Row, read_answers, row_json, write, write_answers
+from detect.classify.zoo_table import Answers, Row, about_answers, read_answers, row_json, write, write_answers
 from detect.config import dump, load, load_yaml
 from detect.data.fingerprint import READERS, code_fingerprint, file_hash
 from detect.errors import ConfigError, StoreError
@@ -212,7 +213,7 @@ class _Zoo:
         path = self._path(name, leg)
         if not path.is_file():
             return False
-        return self.keep_stale or read_answers(path, self.types).about.get("key") == self.keys[name]
+        return self.keep_stale or about_answers(path).get("key") == self.keys[name]
 
     def _key(self, recipe: Recipe) -> dict[str, str]:
         """Hashes of what a row rests on."""
@@ -283,7 +284,7 @@ class _Zoo:
         rows: list[Row] = []
         for name in self.recipes:
             if name not in self.known and all(self._is_done(name, leg) for leg in self.legs):
-                answers = [read_answers(self._path(name, leg), self.types) for leg in self.legs]
+                answers = [read_answers(self._path(name, leg), leg.test, self.types) for leg in self.legs]
                 kinds = dict.fromkeys(a.about["kind"] for a in answers)
                 self.known[name] = [
                     self._measured(name, kind, [a for a in answers if a.about["kind"] == kind]) for kind in kinds

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from detect.classify.settings import ZooSettings
 from detect.data.typed import TypedCell
+from detect.errors import StoreError
 from detect.evaluate.classification import RATES, ClassificationReport
 from detect.evaluate.intervals import plain_json
 from detect.evaluate.tables import table, write_csv
@@ -89,18 +90,27 @@ def write_answers(
     with partial.open("w", newline="", encoding="utf-8") as file:
         file.write(f"# {json.dumps(about)}\n")
         out = csv.writer(file, lineterminator="\n")
-        out.writerow(["cell", "group", "type", *types])
+        out.writerow(["cell", *types])
         for cell, row in zip(cells, scores, strict=True):
-            out.writerow([cell.id, cell.group, cell.type, *(f"{v:.6g}" for v in row)])
+            out.writerow([cell.id, *(f"{v:.6g}" for v in row)])
     partial.replace(path)
 
 
-def read_answers(path: Path, types: Sequence[str]) -> Answers:
-    first, *rest = path.read_text("utf-8").splitlines()
-    rows = list(csv.DictReader(rest))
+def about_answers(path: Path) -> dict[str, Any]:
+    """What they rest on."""
+    with path.open(encoding="utf-8") as file:
+        told: dict[str, Any] = json.loads(file.readline().removeprefix("# "))
+    return told
+
+
+def read_answers(path: Path, cells: Sequence[TypedCell], types: Sequence[str]) -> Answers:
+    """Beside what the set says of the same cells; StoreError where they are of others."""
+    rows = list(csv.DictReader(path.read_text("utf-8").splitlines()[1:]))
+    if [r["cell"] for r in rows] != [c.id for c in cells]:
+        raise StoreError("answers for other cells", where=str(path), remedy="delete this file: the leg is made again")
     scores = np.array([[float(r[t]) for t in types] for r in rows])
-    truth = np.array([types.index(r["type"]) for r in rows], np.int64)
-    return Answers(truth, [r["group"] for r in rows], scores, json.loads(first.removeprefix("# ")))
+    truth = np.array([types.index(c.type) for c in cells], np.int64)
+    return Answers(truth, [c.group for c in cells], scores, about_answers(path))
 
 
 def row_json(row: Row) -> dict[str, Any]:

@@ -134,13 +134,14 @@ def made(known: list[TypedCell], tmp_path: Path) -> tuple[Path, list[room.Row]]:
 def test_the_table_says_what_the_answers_say(made: tuple[Path, list[room.Row]], known: list[TypedCell]) -> None:
     home, rows = made
     assert {r.name for r in rows} == set(ROWS)
+    type_of = {c.id: c.type for c in known}
     for row in rows:
         truth, answer = [], []
         for path in sorted((home / "out" / "answers" / row.name).glob("*.csv")):
             lines = path.read_text().splitlines()
             assert json.loads(lines[0].removeprefix("# "))["cells"]["test"] == len(lines) - 2
             for line in csv.DictReader(lines[1:]):
-                truth.append(line["type"])
+                truth.append(type_of[line["cell"]])
                 answer.append(max(TYPES, key=lambda t: float(line[t])))
         assert len(truth) == len(known)
         assert row.report.macro_f1.value == pytest.approx(f1_score(truth, answer, average="macro"))
@@ -181,6 +182,21 @@ def test_a_table_goes_on_where_it_stopped(
     again, _ = room.zoo(config, out, rounds=20)
     assert len(fitted) == 12
     assert [r.report.macro_f1 for r in again] == [r.report.macro_f1 for r in rows]
+    assert not any(
+        "type" in p.read_text("utf-8") for p in out.glob("answers/**/*.csv")
+    )  # the set's labels are not kept
+    (out / "cells.csv").unlink()
+    moved = out.rename(tmp_path / "elsewhere")
+    elsewhere, _ = room.zoo(config, moved, rounds=20)
+    assert len(fitted) == 12
+    assert [r.report.macro_f1 for r in elsewhere] == [r.report.macro_f1 for r in rows]
+    out = moved.rename(out)
+    path = next(out.glob("answers/**/*.csv"))
+    whole = path.read_text("utf-8")
+    path.write_text("\n".join(whole.splitlines()[:-1]) + "\n", "utf-8")
+    with pytest.raises(StoreError, match="answers for other cells"):
+        room.zoo(config, out, rounds=20)
+    path.write_text(whole, "utf-8")
     with pytest.raises(ConfigError, match="differ"):
         room.zoo(str(write(tmp_path / "other.yaml", seed=2)), out, rounds=20)
     known[0] = replace(known[0], group="another")
