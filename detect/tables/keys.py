@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -31,6 +32,7 @@ except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
 KEY = "key.json"
+READING_S = 60.0  # one who only reads a row is waited for so long
 _LEARN = ("detect.detectors.train", "detect.detectors.export", "detect.evaluate.curves")
 _MEASURE = ("detect.detectors.evaluate", "detect.runtime.openvino", "detect.runtime.onnxruntime")
 _TYPES = ("detect.classify.train", "detect.classify.networks")
@@ -154,18 +156,39 @@ def remove(folder: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[bool]:
     """One process at a time works on a folder; LedError where another does."""
+    with _locked(folder, exclusive=True, patience=READING_S) as ours:
+        if not ours:
+            raise LedError("another process makes it", where=str(folder), remedy="wait for it, or end it")
+        yield True
+
+
+@contextmanager
+def seen(folder: Path) -> Iterator[bool]:
+    """Nobody works on a folder while it is read; False where somebody does."""
+    with _locked(folder, exclusive=False) as ours:
+        yield ours
+
+
+@contextmanager
+def _locked(folder: Path, *, exclusive: bool, patience: float = 0.0) -> Iterator[bool]:
     if fcntl is None:
-        yield
+        yield True
         return
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
+    end = time.monotonic() + patience
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LedError("another process makes it", where=str(folder), remedy="wait for it, or end it") from None
-        yield
+        while True:
+            try:
+                fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                held = False
+            if held or time.monotonic() >= end:
+                break
+            time.sleep(0.2)
+        yield held
     finally:
         os.close(handle)

@@ -135,8 +135,10 @@ class Maker:
             place: folder below the row's own. parts: folder of the evaluation to the split whose part is measured on.
             make: else only what is there and has not changed, or is kept: nothing where anything is missing.
         """
-        row = self.table.rows[name]
-        with keys.alone(self.out / "models" / name):
+        row, folder = self.table.rows[name], self.out / "models" / name
+        with keys.alone(folder) if make else keys.seen(folder) as here:
+            if not here:
+                return []
             if row.bundle is not None:
                 return self._as_it_is(name, row.bundle, place, parts, make)
             out: list[Made] = []
