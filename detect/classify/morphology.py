@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detect.classify.parts import CYTOPLASM, Parts
 from detect.images import segment
+from detect.taxonomy import taxonomy
 
 Mask = NDArray[np.bool_]
 
@@ -162,6 +163,11 @@ def fab_features(told: Mapping[str, float]) -> dict[str, bool | None]:
         "very deep basophilia": None if "basophilia" not in told else told["basophilia"] >= DEEP_BLUE,
         "vacuoles": None if "vacuoles" not in told else told["vacuoles"] >= VACUOLATED,
     }
+
+
+def criteria(kind: str | None, told: Mapping[str, float]) -> str:
+    """FAB's criteria in words of a lymphoblast; empty for any other cell."""
+    return fab_words(told) if kind is not None and taxonomy().is_a(kind, "Lymphoblast") else ""
 
 
 def fab_words(told: Mapping[str, float]) -> str:

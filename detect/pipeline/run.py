@@ -132,7 +132,8 @@ class Pipeline:
         thresholds: in place of those of some classes.
 
     Attributes:
-        asked: nodes that can be asked. unreached: those that nothing leads to, in words.
+        trained_on: what those that answer learnt from. asked: nodes that can be asked. unreached: those that nothing
+            leads to, in words.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Pipeline:
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
         check_synthetic(opened.drawn, opened.synthetic)
+        self.trained_on = opened.trained_on
         card = opened.detector.card
         for name in thresholds or {}:
             if name not in opened.detector.names:

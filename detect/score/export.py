@@ -30,13 +30,11 @@ def to_csv(run: Path, path: Path) -> int:
     count = 0
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file, lineterminator="\n")
-        out.writerow([*_PLAIN, "candidates", "flags", "attributes", *_KNOWN])
+        out.writerow([*_PLAIN, "candidates", "flags", "attributes", "fab", *_KNOWN])
         for cell in _cells(run):
             told = "; ".join(f"{name}={value:.6g}" for name, value in cell["attributes"])
-            row = [cell[name] for name in _PLAIN]
-            out.writerow(
-                [*row, "; ".join(cell["candidates"]), "; ".join(cell["flags"]), told, *(cell[k] for k in _KNOWN)]
-            )
+            row = [*(cell[name] for name in _PLAIN), "; ".join(cell["candidates"]), "; ".join(cell["flags"])]
+            out.writerow([*row, told, cell["fab"], *(cell[k] for k in _KNOWN)])
             count += 1
     return count
 
@@ -86,6 +84,7 @@ def _annotations(file: TextIO, run: Path, images: Mapping[str, int], categories:
                 "candidates": cell["candidates"],
                 "flags": cell["flags"],
                 **dict(cell["attributes"]),
+                **({"fab": cell["fab"]} if cell["fab"] else {}),
             },
         }
         mask = _mask(cell)
@@ -158,6 +157,7 @@ def _cells(run: Path) -> Iterator[dict[str, Any]]:
     elsewhere = overlaps.read(run)
     for table in Store(run).cells():
         for cell in table.to_pylist():
+            cell["fab"] = cell.get("fab") or ""  # a run of an earlier version has none
             if cell["cell"] in elsewhere.get(cell["field"], ()):
                 cell["flags"] = [*cell["flags"], REPEATED]
             yield cell

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from detect.bundles.card import Card
 from detect.classify.crops import crop
-from detect.classify.morphology import fab_words
+from detect.classify.morphology import criteria
 from detect.errors import ImageError, MissingExtraError
 from detect.images import decode, wholeslide
 from detect.images.folder import Folder
@@ -84,8 +84,7 @@ class _Cell:
         unit = next((u for u in ("um", "px") if f"diameter {u}" in self.attributes), None)
         words = [] if unit is None else [f"{self.attributes[f'diameter {unit}']:.1f} {unit.replace('um', 'µm')}"]
         words += [f"N:C {self.attributes['N:C']:.1f}"] if "N:C" in self.attributes else []
-        words += [fab_words(self.attributes)] if taxonomy().is_a(self.type, "Lymphoblast") else []
-        return ", ".join(w for w in words if w)
+        return ", ".join(w for w in (*words, criteria(self.type, self.attributes)) if w)
 
     @property
     def said(self) -> str:

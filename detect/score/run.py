@@ -354,7 +354,8 @@ class _Leader:
         late = [f for f in now.fields if f.path not in seen and f.path.parent not in series]
         why = "appeared after the run was planned: score it in a run of its own"
         if late:
-            self.store.write_part(number, [FieldRecord(f.slide, f.id, "failed", why) for f in late], [], self.known)
+            rows = [FieldRecord(f.slide, f.id, "failed", why) for f in late]
+            self.store.write_part(number, rows, [], self.known, self.opened.trained_on)
         return Folder(self.found.root, tuple(row.field for row in self.plan.rows), now.others)
 
     def _about(self) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from detect.bundles.card import TrainedOn
+from detect.classify.morphology import criteria
 from detect.config import load_yaml
 from detect.errors import StoreError
 from detect.images.folder import SYSTEM
@@ -48,6 +50,7 @@ CELLS = pa.schema(
         ("probabilities", _NUMBERS),
         ("candidates", pa.list_(pa.string())),
         ("attributes", _NUMBERS),
+        ("fab", pa.string()),
         ("flags", pa.list_(pa.string())),
         ("mask", pa.string()),
         *((name, pa.string()) for name in manifest.COLUMNS),
@@ -68,6 +71,7 @@ FIELDS = pa.schema(
         ("scale_used", pa.float32()),
         ("counts", pa.map_(pa.string(), pa.int32())),
         ("flags", pa.list_(pa.string())),
+        ("trained_on", pa.string()),
         *((name, pa.string()) for name in manifest.COLUMNS),
     ]
 )
@@ -162,13 +166,14 @@ class Store:
         fields: Sequence[FieldRecord],
         cells: Sequence[CellRecord],
         known: Manifest = manifest.NONE,
+        trained_on: TrainedOn = "real",
     ) -> dict[str, str]:
         """One part, its cells first; returns the SHA-256 of its files by their folder.
 
         Args:
-            known: what a lab told of the slides.
+            known: what a lab told of the slides. trained_on: what those that looked at them learnt from.
         """
-        tables = {"cells": cells_table(cells, known), "fields": fields_table(fields, known)}
+        tables = {"cells": cells_table(cells, known), "fields": fields_table(fields, known, trained_on)}
         return {folder: write_table(table, self.file(folder, number)) for folder, table in tables.items()}
 
     def holds(self, number: int, files: Mapping[str, str]) -> bool:
@@ -261,6 +266,7 @@ def cells_table(cells: Sequence[CellRecord], known: Manifest = manifest.NONE) ->
         "probabilities": [list(c.probabilities.items()) for c in cells],
         "candidates": [list(c.candidates) for c in cells],
         "attributes": [list(c.attributes.items()) for c in cells],
+        "fab": [criteria(c.type, c.attributes) for c in cells],
         "flags": [list(c.flags) for c in cells],
         "mask": [None if c.mask is None else _rle_text(c.mask) for c in cells],
         **known.columns(c.slide for c in cells),
@@ -280,8 +286,10 @@ def rle_of(text: str) -> dict[str, Any]:
     return {"size": [int(height), int(width)], "counts": counts.encode("ascii")}
 
 
-def fields_table(fields: Sequence[FieldRecord], known: Manifest = manifest.NONE) -> pa.Table:
-    """Field records as a table of `FIELDS`, with what is known of their slides."""
+def fields_table(
+    fields: Sequence[FieldRecord], known: Manifest = manifest.NONE, trained_on: TrainedOn = "real"
+) -> pa.Table:
+    """Field records as a table of `FIELDS`, with what is known of their slides and of those that looked at them."""
     columns = {
         "slide": [f.slide for f in fields],
         "field": [f.field for f in fields],
@@ -296,6 +304,7 @@ def fields_table(fields: Sequence[FieldRecord], known: Manifest = manifest.NONE)
         "scale_used": [f.scale_used for f in fields],
         "counts": [list((f.counts or {}).items()) for f in fields],
         "flags": [list(f.flags) for f in fields],
+        "trained_on": [trained_on] * len(fields),
         **known.columns(f.slide for f in fields),
     }
     return pa.table(columns, schema=FIELDS)

@@ -141,6 +141,7 @@ class Worker:
         cv2.setNumThreads(1)
         self._job, self._alive = job, alive
         self._pipeline = pipeline or opened(job)
+        self._trained_on = self._pipeline.trained_on
         check_scale(self._pipeline.detector, job.settings)
         self._bringer, self._sink = Bringer(job.links, job.root), Sink(job.links, job.out)
         self._leads = is_leaders(job.links, job.out)
@@ -185,7 +186,7 @@ class Worker:
         started = time.monotonic()
         rows = self._enough(self._rows(part), part.counted)
         fields, cells = [field for field, _ in rows], [cell for _, found in rows for cell in found]
-        files = self._store.write_part(part.number, fields, cells, self._job.manifest)
+        files = self._store.write_part(part.number, fields, cells, self._job.manifest, self._trained_on)
         self._sink.wrote(part.number, leads=self._leads)
         states: Counter[str] = Counter(field.status for field in fields)
         seconds = round(time.monotonic() - started, 3)

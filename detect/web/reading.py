@@ -141,6 +141,7 @@ class Scored:
             probabilities={k: _short(v) for k, v in row["probabilities"] or ()},
             candidates=row["candidates"] or [],
             attributes={k: _short(v) for k, v in row["attributes"] or ()},
+            fab=row.get("fab") or "",  # a run of an earlier version has none,
             flags=row["flags"] or [],
             mask=row["mask"],
             repeated=row["cell"] in elsewhere.get(row["field"], ()),

@@ -62,6 +62,7 @@ class CellTold(BaseModel):
     probabilities: dict[str, float]
     candidates: list[str]
     attributes: dict[str, float]
+    fab: str = Key(description="of a lymphoblast whose form was measured: FAB's criteria in words")
     flags: list[str]
     mask: str | None = Key(description="COCO run lengths as 'height width counts'")
     repeated: bool = Key(description="it is counted in another field, which shows it too")
