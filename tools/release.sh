@@ -23,6 +23,7 @@ $smear bundle export runs/cells-robust --out $released/cells-robust --overwrite 
   --limit "At home its boxes sit a little looser than those of cells-yolov8n (mAP50-95)." \
   --limit "No patients are known, so parts are disjoint by near copies, not by patient. Boxes all white cells as WBC." \
   --limit "25 of the 288 fields of val share cells with a field of train or dev (split txl-pbc-apart leaves them out)."
+$smear bundle pack $released/cells-robust
 $smear bundle verify $released/cells-robust
 $smear bundle precisions $released/cells-robust --data txl-pbc
 
@@ -37,6 +38,7 @@ $smear bundle export runs/cells-yolov8n-longer --out $released/cells-yolov8n --o
   --limit "No patients are known, so parts are disjoint by near copies, not by patient. Boxes all white cells as WBC." \
   --limit "The best epoch and the thresholds were chosen on the same 146 fields of dev." \
   --limit "25 of the 288 fields of val share cells with a field of train or dev (split txl-pbc-apart leaves them out). 4 of 119 groups of dev share cells with train."
+$smear bundle pack $released/cells-yolov8n
 $smear bundle verify $released/cells-yolov8n
 $smear bundle precisions $released/cells-yolov8n --data txl-pbc
 

@@ -1,0 +1,98 @@
+"""Bundles made smaller answer as before."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detect import assets
+from detect.bundles.card import CARD, WEIGHTS, Card
+from detect.bundles.folder import Bundle, open_bundle, write_card
+from detect.bundles.pack import pack
+from detect.config import load
+from detect.errors import BundleError
+from tests.cli.command import inside
+
+safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Two released detectors and the one that is both, as they were before they were packed."""
+    for name in ("cells-robust", "cells-yolov8n", "cells-accurate"):
+        shutil.copytree(assets.bundle(name), tmp_path / name)
+    for name in ("cells-robust", "cells-yolov8n"):
+        rewrite(tmp_path / name, lambda v: v.astype(np.float32) if v.dtype == np.float16 else v)
+    write_card(card_of(tmp_path / "cells-accurate"), tmp_path / "cells-accurate")
+    return tmp_path
+
+
+def card_of(folder: Path) -> Card:
+    return load(Card, folder / CARD)
+
+
+def rewrite(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """A bundle with other weights, as its own card says."""
+    weights = safetensors.load_file(folder / WEIGHTS)
+    safetensors.save_file({k: change(v) for k, v in weights.items()}, folder / WEIGHTS)
+    write_card(card_of(folder), folder)
+
+
+def test_weights_lose_no_bit_and_the_bundle_that_holds_them_still_opens(home: Path) -> None:
+    before = safetensors.load_file(home / "cells-robust" / WEIGHTS)
+    size = (home / "cells-robust" / WEIGHTS).stat().st_size
+    saved = pack(open_bundle(home / "cells-robust"))
+    assert saved == size - (home / "cells-robust" / WEIGHTS).stat().st_size > 0.49 * size
+    after = safetensors.load_file(home / "cells-robust" / WEIGHTS)
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[k], after[k].astype(before[k].dtype)) for k in before)
+    opened = open_bundle(home / "cells-accurate", "detector")
+    assert {open_bundle(home / name).card.name for name in opened.card.architecture["config"]["members"]} == {
+        "cells-robust",
+        "cells-yolov8n",
+    }
+    assert pack(open_bundle(home / "cells-robust")) == 0
+
+
+def test_weights_that_would_lose_a_bit_stay_as_they_are(home: Path) -> None:
+    bundle = home / "cells-robust"
+    shutil.rmtree(home / "cells-accurate")
+    rewrite(bundle, lambda v: v + np.float32(1e-5) if v.dtype == np.float32 else v)
+    before = (bundle / WEIGHTS).read_bytes(), (bundle / CARD).read_bytes()
+    assert pack(open_bundle(bundle)) == 0
+    assert ((bundle / WEIGHTS).read_bytes(), (bundle / CARD).read_bytes()) == before
+
+
+def test_an_altered_bundle_beside_is_not_blessed(home: Path) -> None:
+    with (home / "cells-yolov8n" / CARD).open("a") as file:
+        file.write("\n")
+    with pytest.raises(BundleError, match="was altered"):
+        pack(open_bundle(home / "cells-robust"))
+
+
+def test_a_classifier_is_checked_and_then_packed_without_its_weights(tmp_path: Path) -> None:
+    bundle = tmp_path / "types"
+    shutil.copytree(assets.bundle("wbc-types-small"), bundle)
+    graph = (bundle / "model.onnx").read_bytes()
+    answer = inside("bundle", "pack", bundle, "--graph-only")
+    assert answer.code == 0, answer.err
+    assert "against the training framework" in answer.out
+    assert not (bundle / WEIGHTS).exists()
+    assert (bundle / "model.onnx").read_bytes() == graph
+    assert isinstance(open_bundle(bundle, "classifier"), Bundle)
+    again = inside("bundle", "verify", bundle)
+    assert again.code == 0, again.err
+    assert "against ONNX Runtime" in again.out
+    assert "nothing to save" in inside("bundle", "pack", bundle, "--graph-only").out
+
+
+def test_a_graph_that_answers_otherwise_keeps_its_weights(tmp_path: Path) -> None:
+    bundle = tmp_path / "types"
+    shutil.copytree(assets.bundle("wbc-types-small"), bundle)
+    rewrite(bundle, lambda v: v * np.float32(1.5) if v.dtype == np.float32 else v)
+    assert inside("bundle", "pack", bundle, "--graph-only").code == 1
+    assert (bundle / WEIGHTS).is_file()
