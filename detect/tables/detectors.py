@@ -25,8 +25,9 @@ from detect.formats.tally import Tally
 from detect.images import decode
 from detect.runtime.base import FRAMEWORK, EngineSettings, cores
 from detect.tables import keys
+from detect.tables.measured import Progress
 from detect.tables.settings import DetectorTable
-from detect.tables.trained import Made, Maker, Progress, chosen, interval, open_out, table_settings
+from detect.tables.trained import Made, Maker, chosen, interval, open_out, table_settings
 from detect.tables.written import Column, Table, Value, write
 from detect.types import Image
 

@@ -31,7 +31,7 @@ try:
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
-KEY = "key.json"
+KEY, ABOUT, BUNDLE = "key.json", "about.json", "bundle"
 READING_S = 60.0  # one who only reads a row is waited for so long
 _LEARN = ("detect.detectors.train", "detect.detectors.export", "detect.evaluate.curves")
 _MEASURE = ("detect.detectors.evaluate", "detect.runtime.openvino", "detect.runtime.onnxruntime")

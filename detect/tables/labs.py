@@ -39,8 +39,9 @@ from detect.evaluate.plots import before_and_after
 from detect.evaluate.saved import METRICS, load_json, read_saved
 from detect.formats.tally import Tally
 from detect.tables import keys
+from detect.tables.measured import Progress
 from detect.tables.settings import DrawnTypes, LabTable
-from detect.tables.trained import NAME_OF_A_ROW, Made, Maker, Progress, chosen, interval, open_out, table_settings
+from detect.tables.trained import NAME_OF_A_ROW, Made, Maker, chosen, interval, open_out, table_settings
 from detect.tables.written import Column, Table, Value, write
 
 NAME, TYPES, ALL = "transfer", "transfer-classifiers", "all"

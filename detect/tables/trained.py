@@ -17,7 +17,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,37 +26,31 @@ import numpy as np
 import yaml
 
 from detect import assets
-from detect.bundles.card import CARD, GRAPH
+from detect.bundles.card import CARD
 from detect.bundles.draft import Description
-from detect.bundles.folder import Bundle, open_bundle
+from detect.bundles.folder import open_bundle
 from detect.config import load, load_yaml, parse
 from detect.data.cards import load_card
-from detect.data.fingerprint import fingerprint
 from detect.data.smear.settings import load_smear
 from detect.data.smear.write import Asked as Drawing
 from detect.data.smear.write import synthesize
 from detect.detectors.base import DetectorSettings, family
-from detect.detectors.evaluate import Asked, evaluate
 from detect.detectors.export import export
 from detect.detectors.train import split_parts, train
-from detect.errors import ConfigError, DataError, StoreError
-from detect.evaluate.align import align
-from detect.evaluate.curves import still_rises
+from detect.errors import ConfigError, StoreError
 from detect.evaluate.intervals import Interval
-from detect.evaluate.saved import METRICS, TRUTH, has, load_json, pack, save_truth
+from detect.evaluate.saved import METRICS, load_json
 from detect.formats.tally import Tally
 from detect.images import preprocess
-from detect.runtime.base import FRAMEWORK, EngineSettings, cores
+from detect.runtime.base import cores
 from detect.tables import keys
-from detect.tables.keys import KEY
+from detect.tables.keys import ABOUT, BUNDLE, KEY
+from detect.tables.learnt import about_run
+from detect.tables.measured import Measurer, Progress, of_bundle
 from detect.tables.settings import DetectorRow, DetectorTable, LabTable, Start
-from detect.types import ClassMap
 
-Progress = Callable[[str], None]
-ABOUT, BUNDLE = "about.json", "bundle"
 LEARNT = "learnt"  # a `reference` of preprocessing: a field of those that are learnt from
 NAME_OF_A_ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _,.+@%-]*")  # of a row: it is a folder's name too
-_DEVICES = {"auto", "cpu"}
 
 
 @dataclass(frozen=True)
@@ -109,6 +103,7 @@ class Maker:
     ) -> None:
         self.table, self.where, self.out, self.device, self.say = table, where, out.resolve(), device, say
         self.keep_stale = keep_stale
+        self._measurer = Measurer(table, keep_stale, say)
         self.settings = {n: self._settings(n, row) for n, row in table.rows.items() if row.bundle is None}
         self.starts = {n: self._settings(n, start) for n, start in table.starts.items()}
 
@@ -170,7 +165,7 @@ class Maker:
         if stale is None:
             return None
         there = (folder / BUNDLE / CARD).is_file()
-        if not there and (other := self._measured(folder, parts)) is not None:
+        if not there and (other := self._measurer.stands(folder, parts)) is not None:
             return Made(folder, load_json(folder / ABOUT), load_json(folder / KEY), (*stale, *other))
         if not there:
             if not make:
@@ -182,7 +177,7 @@ class Maker:
                 sets.append(self._slides(start))
             self.say(title)
             self._train(name, settings, sets, folder)
-        if not self._measure(open_bundle(folder / BUNDLE, "detector"), folder, parts, make):
+        if not self._measurer.measure(open_bundle(folder / BUNDLE, "detector"), folder, parts, make):
             return None
         return Made(folder, load_json(folder / ABOUT), load_json(folder / KEY), stale)
 
@@ -220,31 +215,9 @@ class Maker:
                 keys.remove(run)
             data, splits = zip(*sets, strict=True)
             train(str(config), data, run, splits=splits, device=self.device, resume=begun)
-        record, curve = load_yaml(run / "run.yaml"), curve_of(run)
-        architecture = load_yaml(run / "architecture.yaml")
-        about = {
-            "seed": settings.seed,
-            "images": len(curve) * int(record["fields"]["train"]),
-            "epochs": len(curve),
-            "best_epoch": int(record["best_epoch"]),
-            "minutes": seconds_of(run) / 60,
-            "resumed": bool(record["resumed"]),
-            "still_rising": still_rises(curve),
-            "dev": record["dev"],
-            "precision": record["precision"],
-            "hardware": record["hardware"] if record.get("device") in (None, *_DEVICES) else record["device"],
-            "cores": cores(),
-            "parameters": architecture["parameters"],
-            "gflops": architecture["gflops"],
-            "model": architecture["name"],
-            "family": architecture["family"],
-            "image_size": settings.image_size,
-            "fields": record["fields"],
-            "groups": record["groups"],
-        }
         keys.remove(made)
         export(run, made, Description(name, name, "AGPL-3.0-or-later"))
-        keys.write(folder / ABOUT, about | _of_bundle(open_bundle(made, "detector")))
+        keys.write(folder / ABOUT, about_run(run, settings) | of_bundle(open_bundle(made, "detector")))
         made.rename(folder / BUNDLE)
         keys.remove(run / "train")  # checkpoints: several times the weights that the bundle holds
 
@@ -260,71 +233,12 @@ class Maker:
             "gflops": architecture.get("gflops", 0.0),
             "hardware": platform.machine(),
             "cores": cores(),
-            **_of_bundle(opened),
+            **of_bundle(opened),
         }
         folder.mkdir(parents=True, exist_ok=True)
         keys.write(folder / ABOUT, about)
-        there = self._measure(opened, folder, parts, make)
+        there = self._measurer.measure(opened, folder, parts, make)
         return [Made(folder, about, {"bundle": opened.hash})] if there else []
-
-    def _measured(self, folder: Path, parts: Mapping[str, str]) -> tuple[str, ...] | None:
-        """What has changed since a row whose bundle is gone was measured; None where a figure is missing or stale."""
-        about = keys.read(folder / ABOUT)
-        if about is None or "hash" not in about:
-            return None
-        changed = False
-        for place, split in parts.items():
-            if not (folder / place / METRICS).is_file() or not self._truth(folder / place, about["names"], split):
-                return None
-            changed |= keys.read(folder / place / KEY) != self._measuring(about, split)[1]
-        if changed and not self.keep_stale:
-            return None
-        return ("measurement",) if changed else ()
-
-    def _truth(self, folder: Path, names: Sequence[str], split: str) -> bool:
-        """Have what the set says beside what was found in it; whether it is still the same set."""
-        if has(folder, TRUTH):
-            return True
-        told = load_json(folder / METRICS)
-        part, *_ = split_parts(load_card(self.table.data), split, None, Tally(), self.table.part)
-        if fingerprint(part) != told["fingerprint"]:
-            return False
-        info = {key: told[key] for key in ("data", "split", "part", "fingerprint")}
-        save_truth(align(part, ClassMap(tuple(names))), folder, info)
-        pack(folder)
-        return True
-
-    def _measuring(self, about: Mapping[str, Any], split: str) -> tuple[EngineSettings, dict[str, str]]:
-        """By which engine a bundle is measured on a split, and what that rests on.
-
-        Args:
-            about: hash, family, whether it has a graph.
-        """
-        table = self.table
-        engine = (EngineSettings() if about["graph"] else EngineSettings(FRAMEWORK)).resolved()
-        told = {"engine": [engine.name, engine.precision], "rounds": table.rounds, "seed": table.seed}
-        return engine, keys.measuring_key(about["hash"], about["family"], table.data, split, table.part, told)
-
-    def _measure(self, bundle: Bundle, folder: Path, parts: Mapping[str, str], make: bool) -> bool:
-        """Have the evaluations; whether all are there."""
-        table = self.table
-        about = {"family": str(bundle.card.architecture.get("family")), **_of_bundle(bundle)}
-        for place, split in parts.items():
-            engine, key = self._measuring(about, split)
-            if (folder / place / METRICS).is_file() and keys.read(folder / place / KEY) == key:
-                continue
-            if not make:
-                return False
-            self.say(f"measuring {bundle.card.name}, {place}")
-            asked = Asked(table.part, split, engine=engine, rounds=table.rounds, seed=table.seed)
-            partial = folder / f"{place}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            evaluate(bundle, load_card(table.data), partial, asked, tally=Tally())
-            pack(partial)
-            keys.write(partial / KEY, key)
-            keys.remove(folder / place)
-            partial.rename(folder / place)
-        return True
 
     def _start_key(self, name: str) -> dict[str, str]:
         return keys.start_key(self.table.starts[name], self.starts[name], len(load_card(self.table.data).classes))
@@ -395,43 +309,6 @@ def table_settings(model: type[T], config: str) -> tuple[T, str]:
     """Settings of a table, and where they were read."""
     path = assets.find(config, "configs/tables", ".yaml")
     return load(model, path), str(path)
-
-
-def _of_bundle(bundle: Bundle) -> dict[str, Any]:
-    """What figures need to know of a bundle that may be gone by then."""
-    return {"hash": bundle.hash, "graph": GRAPH in bundle.card.files, "names": list(bundle.names)}
-
-
-def curve_of(run: Path) -> list[float]:
-    """mAP50-95 on dev after every epoch of a run; DataError where the library wrote none."""
-    return [float(np.nan_to_num(_number(row, "mAP50-95"))) for row in _epochs(run)]
-
-
-def seconds_of(run: Path) -> float:
-    """Seconds of all epochs of a run, whatever processes they were trained in."""
-    rows = _epochs(run)
-    if rows and "seconds" in rows[0]:
-        return sum(_number(row, "seconds") for row in rows)
-    total, before = 0.0, 0.0
-    for at in (_number(row, "time") for row in rows):  # since the process began
-        total, before = total + (at - before if at >= before else at), at
-    return total
-
-
-def _epochs(run: Path) -> list[dict[str, str]]:
-    """A row of `results.csv` for each epoch; of one that was cut off and begun again the last."""
-    path = run / "train" / "results.csv"
-    try:
-        heads, *lines = [line.split(",") for line in path.read_text("utf-8").splitlines() if line.strip()]
-        rows = [dict(zip((h.strip() for h in heads), line, strict=True)) for line in lines]
-        return list({int(float(row["epoch"])): row for row in rows}.values())
-    except (OSError, ValueError, KeyError) as error:
-        what = f"no curve of the training: {error}"
-        raise DataError(what, where=str(path), remedy="train the row anew in another folder") from error
-
-
-def _number(row: Mapping[str, str], name: str) -> float:
-    return float(next(value for head, value in row.items() if name in head))
 
 
 def chosen(only: Sequence[str], rows: Mapping[str, object], where: str) -> list[str]:
