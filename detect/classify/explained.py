@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.classify.crops import resize
-from detect.classify.explain import Explainer, deletion, random_map
+from detect.classify.explain import Deletion, Explainer, deletion, random_map
 from detect.classify.heat import Map, over
 from detect.evaluate.intervals import Interval, intervals
 from detect.types import CellCrop, Image
@@ -22,16 +22,26 @@ _SIDE, _LINE = 150, 17  # pixels of a crop on a sheet, and of a line of text
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """One cell: crop at the model's size, map, answer, its probability, the truth where it is known, and the areas
-    under the deletion curve of the map and, on average, of random ones."""
+    """One cell: crop at the model's size, map, answer, its probability, the truth where it is known, and the deletion
+    curve of the map and, on average, of random ones."""
 
     crop: Image
     found: Map
     answer: str
     sure: float
     truth: str | None
-    area: float
-    random: float
+    along: Deletion
+    by_chance: Deletion
+
+    @property
+    def area(self) -> float:
+        """Under the deletion curve of the map."""
+        return self.along.area
+
+    @property
+    def random(self) -> float:
+        """Under those of random ones, on average."""
+        return self.by_chance.area
 
 
 def explain(explainer: Explainer, crops: Sequence[CellCrop], names: Sequence[str], seed: int = 1) -> list[Explained]:
@@ -58,11 +68,12 @@ def explain_known(
         truth,
         strict=True,
     ):
-        areas = [
-            deletion(explainer, crop, answer, random_map(explainer.size, _COARSE, rng)).area for _ in range(RANDOM)
+        curves = [
+            deletion(explainer, crop, answer, random_map(explainer.size, _COARSE, rng)).curve for _ in range(RANDOM)
         ]
-        area = deletion(explainer, crop, answer, found).area
-        out.append(Explained(crop, found, names[answer], sure, known, area, float(np.mean(areas))))
+        along = deletion(explainer, crop, answer, found)
+        chance = Deletion(np.asarray(np.mean(curves, axis=0), np.float32))
+        out.append(Explained(crop, found, names[answer], sure, known, along, chance))
     return out
 
 
@@ -75,6 +86,21 @@ def faithfulness(
     names = ("area along the maps", "area along random maps", "sooner by", "share of cells that fall sooner")
     found = intervals(lambda w: w @ table / w.sum(axis=1, keepdims=True), groups, rounds=rounds, seed=seed)
     return dict(zip(names, found, strict=True))
+
+
+def mean_curves(
+    cells: Sequence[Explained], groups: Sequence[str], *, rounds: int = 1000, seed: int = 1
+) -> dict[str, list[Interval]]:
+    """The answer's probability after each step, along the maps and along random ones: means over cells, with limits by
+    bootstrap over groups."""
+    curves = {
+        "along the maps": [c.along.curve for c in cells],
+        "along random maps": [c.by_chance.curve for c in cells],
+    }
+    table = np.concatenate([np.array(c, np.float64) for c in curves.values()], axis=1)
+    found = intervals(lambda w: w @ table / w.sum(axis=1, keepdims=True), groups, rounds=rounds, seed=seed)
+    steps = len(found) // len(curves)
+    return {name: found[k * steps : (k + 1) * steps] for k, name in enumerate(curves)}
 
 
 def sheet(cells: Sequence[Explained], columns: int = 4) -> Image:

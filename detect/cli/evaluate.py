@@ -264,8 +264,8 @@ def coverage(
         runner.classes.names, truth, softmax(scores, runner.settings.temperature), [c.group for c in cells],
         error=error_rate, draws=draws, seed=seed,
     )  # fmt: skip
-    rows = [("all", told.mean), *told.by_type.items()]
-    print_table(f"asked: {1 - error_rate:.0%}", ("type", "held"), ((n, f"{v:.3f}") for n, v in rows))
+    rows = [("all", told.n_cells, told.mean), *((t, told.cells[t], v) for t, v in told.by_type.items())]
+    print_table(f"asked: {1 - error_rate:.0%}", ("type", "cells", "held"), rows)
     console.print(
         f"{told.n_cells} cells, {told.n_groups} groups, {told.draws} draws (spread {told.spread:.3f}); one type "
         f"{told.single:.3f}, several {told.several:.3f}, none {told.none:.3f}"
@@ -276,7 +276,7 @@ def coverage(
 def explanations(
     bundle: Annotated[str, typer.Argument(help="Classifier bundle of one network.")],
     data: Annotated[list[str], typer.Option("--data", help="Dataset card with typed cells; may be repeated.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json and sheets of right and wrong cells.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json, curves, sheets of cells.")],
     method: Annotated[str, typer.Option("--method", help="grad-cam, score-cam or attention.")] = "grad-cam",
     part: Annotated[str, typer.Option("--split", help="Part of the bundle's split.")] = "test",
     split_file: Annotated[str | None, typer.Option("--split-file", help="Another split than the bundle's.")] = None,
@@ -292,11 +292,12 @@ def explanations(
     from detect.bundles.folder import open_bundle
     from detect.classify.bundled import BundleClassifier
     from detect.classify.explain import METHODS, Explainer
-    from detect.classify.explained import explain_known, faithfulness, sheet
+    from detect.classify.explained import explain_known, faithfulness, mean_curves, sheet
     from detect.data.cards import load_card
     from detect.data.splits import cells_of, read_split
     from detect.data.typed import load_typed
     from detect.errors import ConfigError, DataError
+    from detect.evaluate import plots
     from detect.formats.tally import Tally
     from detect.images import decode
 
@@ -324,6 +325,9 @@ def explanations(
         some = [e for e in explained if (e.truth == e.answer) == chosen][:24]
         if some:
             cv2.imwrite(str(out / f"{name}.png"), cv2.cvtColor(sheet(some), cv2.COLOR_RGB2BGR))
+    curves = mean_curves(explained, [c.group for c in cells], rounds=rounds, seed=seed)
+    title = f"{opened.card.name}, {method}: {len(cells)} cells, 95 % limits"
+    plots.deletion(curves, out / "deletion.png", title)
     told = {"bundle": opened.card.name, "method": method, "part": part, "n_cells": len(cells)}
     figures = {name: asdict(v) for name, v in found.items()}
     (out / "metrics.json").write_text(json.dumps({**told, "figures": figures}, indent=1), "utf-8")

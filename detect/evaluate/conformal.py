@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detect.evaluate.intervals import Interval, intervals, ratio
+
 Doubles = NDArray[np.float64]
 
 
@@ -60,16 +62,17 @@ class Coverage:
     """How often sets held the true type, over many draws of calibration groups.
 
     Attributes:
-        mean: over draws, of the share of all cells. by_type: the same for each type. spread: standard deviation over
-            draws of the share of all cells.
+        mean: over draws, of the share of all cells; limits by bootstrap over groups. by_type: the same for each type.
+            cells: how many there are of each type. spread: standard deviation over draws of the share of all cells.
         single, several, none: shares of cells by how many types their set holds.
     """
 
     error: float
     draws: int
-    mean: float
+    mean: Interval
     spread: float
-    by_type: dict[str, float]
+    by_type: dict[str, Interval]
+    cells: dict[str, int]
     single: float
     several: float
     none: float
@@ -94,8 +97,8 @@ def coverage(
     """
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     rng = np.random.default_rng(seed)
-    held: list[NDArray[np.bool_]] = []
-    seen: list[NDArray[np.int64]] = []
+    held, seen = np.zeros(len(truth)), np.zeros(len(truth))  # draws in which a cell's set held its type, and was made
+    shares: list[float] = []
     sizes = np.zeros(3)
     for _ in range(draws):
         first = np.zeros(len(names), bool)
@@ -103,17 +106,20 @@ def coverage(
         calibrate = first[member]
         most = limits(strangeness(probabilities[calibrate], truth[calibrate], len(types)), error)
         told, true = sets(probabilities[~calibrate], most), truth[~calibrate]
-        held.append(told[np.arange(len(true)), true])
-        seen.append(true)
+        right = told[np.arange(len(true)), true]
+        held[~calibrate] += right
+        seen[~calibrate] += 1
+        shares.append(float(right.mean()))
         many = told.sum(axis=1)
         sizes += [(many == 1).mean(), (many > 1).mean(), (many == 0).mean()]
-    shares = np.array([h.mean() for h in held])
-    by_type = {}
-    for t, name in enumerate(types):
-        each = [h[s == t].mean() for h, s in zip(held, seen, strict=True) if (s == t).any()]
-        by_type[name] = float(np.mean(each)) if each else float("nan")
+    of = np.concatenate([np.ones((len(truth), 1), bool), truth[:, None] == np.arange(len(types))], axis=1)
+
+    def figures(weights: Doubles) -> Doubles:
+        return ratio(weights @ (held[:, None] * of), weights @ (seen[:, None] * of))
+
+    mean, *each = intervals(figures, list(groups), seed=seed)
     single, several, none = (sizes / draws).tolist()
     return Coverage(
-        error, draws, float(shares.mean()), float(shares.std(ddof=1)), by_type, single, several, none,
-        len(truth), len(names),
+        error, draws, mean, float(np.std(shares, ddof=1)), dict(zip(types, each, strict=True)),
+        {t: int((truth == k).sum()) for k, t in enumerate(types)}, single, several, none, len(truth), len(names),
     )  # fmt: skip

@@ -69,6 +69,21 @@ def precision_recall(curves: dict[str, NDArray[np.float64]], path: Path, title: 
     figure.savefig(path, dpi=120)
 
 
+def deletion(curves: Mapping[str, Sequence[Interval]], path: Path, title: str) -> None:
+    """What an answer keeps of its probability while the cell is blurred away, one line a way of choosing where."""
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for (name, curve), colour, line in zip(curves.items(), _COLOURS, ("-", "--", ":"), strict=False):
+        away = np.linspace(0, 1, len(curve))
+        axes.plot(away, [v.value for v in curve], line, label=name, color=colour, linewidth=2)
+        axes.fill_between(away, [v.low for v in curve], [v.high for v in curve], color=colour, alpha=0.18, linewidth=0)
+    axes.set(xlabel="share of the crop blurred away", ylabel="probability of the answer", title=title)
+    axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper right")
+    figure.savefig(path, dpi=120)
+
+
 def confusion(counts: NDArray[np.int64], rows: Sequence[str], columns: Sequence[str], path: Path, title: str) -> None:
     """Counts, shaded by the share of each row."""
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

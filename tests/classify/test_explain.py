@@ -234,3 +234,4 @@ def test_explanations_are_measured_by_the_real_command(tmp_path: Path, shared_da
     assert told["n_cells"] > 30
     assert told["figures"]["sooner by"]["value"] > 0
     assert (tmp_path / "right.png").is_file()
+    assert (tmp_path / "deletion.png").read_bytes().startswith(b"\x89PNG")

@@ -73,10 +73,13 @@ def test_coverage_is_what_was_asked_for_every_type(seed: int, error: float) -> N
     """Also for the rare type, of which a calibration has some dozens of cells."""
     truth, told = cells(1200, seed)
     got = coverage(TYPES, truth, told, [str(i) for i in range(1200)], error=error, draws=60, seed=seed)
-    assert got.mean == pytest.approx(1 - error, abs=0.015)
-    assert all(abs(v - (1 - error)) < 0.05 for v in got.by_type.values())
+    assert got.mean.value == pytest.approx(1 - error, abs=0.015)
+    assert all(abs(v.value - (1 - error)) < 0.05 for v in got.by_type.values())
     assert got.single + got.several + got.none == pytest.approx(1)
     assert (got.n_cells, got.n_groups, got.draws) == (1200, 1200, 60)
+    assert sum(got.cells.values()) == 1200
+    assert all(v.low < v.value < v.high for v in (got.mean, *got.by_type.values()))
+    assert got.by_type["c"].high - got.by_type["c"].low > got.by_type["a"].high - got.by_type["a"].low  # the rare one
 
 
 def test_few_calibration_cells_do_not_overshoot() -> None:
