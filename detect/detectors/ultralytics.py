@@ -104,7 +104,8 @@ def _ready(job: TrainingJob, config: dict[str, Any], folder: Path, devices: str,
     if unlabelled:
         overrides |= {"mosaic": 0.0, "mixup": 0.0}  # a picture of several fields could not tell what is drawn on it
     if job.resume:
-        overrides["resume"] = str(folder / "weights" / "last.pt")
+        # A checkpoint names the folder that it was written in: a run that was moved or copied goes on where it is now.
+        overrides |= {"resume": str(folder / "weights" / "last.pt"), "save_dir": str(folder.resolve())}
     run = (_TransformerRun if is_transformer(config) else _Run)(overrides=overrides)
     if not job.resume and settings.pretrained is not True:
         run.model = run.get_model(cfg=config)

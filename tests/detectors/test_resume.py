@@ -1,9 +1,10 @@
-"""A training that is killed goes on from its last epoch, and says no when it is asked to go on differently."""
+"""A killed training goes on from its last epoch, also in a copy of its folder, and not under other settings."""
 
 from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -32,20 +33,26 @@ def _epochs(run: Path) -> list[int]:
 def test_a_killed_training_is_resumed_to_the_end(tmp_path: Path, model: str) -> None:
     tiny = write(tmp_path / "set")
     config = write_config(tmp_path / "config.yaml", model=model, epochs=EPOCHS)
-    out = tmp_path / "run"
-    command = ["train", "detector", str(config), "--data", str(tiny.card), "--root", str(tiny.home), "--out", str(out)]
+    first, out = tmp_path / "run", tmp_path / "copied"
+
+    def into(folder: Path) -> list[str]:
+        sets = ["--data", str(tiny.card), "--root", str(tiny.home)]
+        return ["train", "detector", str(config), *sets, "--out", str(folder)]
+
+    command = into(out)
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            [str(SCRIPT), *command], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            [str(SCRIPT), *into(first)], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         deadline = time.monotonic() + 300
-        while len(_epochs(out)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        while len(_epochs(first)) < 2 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    done = _epochs(out)
+    done = _epochs(first)
     assert 2 <= len(done) < EPOCHS, (tmp_path / "log").read_text()[-2000:]
-    assert not (out / "run.yaml").exists()
+    assert not (first / "run.yaml").exists()
+    shutil.copytree(first, out)
 
     other = write_config(tmp_path / "other.yaml", model=model, epochs=EPOCHS + 1)
     refused = smear(*[str(other) if word == str(config) else word for word in command], "--resume")
@@ -57,6 +64,7 @@ def test_a_killed_training_is_resumed_to_the_end(tmp_path: Path, model: str) -> 
     # The epoch that was cut off between its row and its checkpoint stands there twice.
     assert sorted(set(_epochs(out))) == list(range(1, EPOCHS + 1))
     assert _epochs(out)[-1] == EPOCHS
+    assert _epochs(first) == done  # where it was begun nothing is written any more
     record = yaml.safe_load((out / "run.yaml").read_text("utf-8"))
     assert 1 <= record["best_epoch"] <= EPOCHS
     assert (out / "weights.safetensors").is_file()
