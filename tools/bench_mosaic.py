@@ -4,7 +4,9 @@
 
 Fields of TXL-PBC, resized until their red cells are 70 pixels wide, lie side by side on grey in one picture. Both ways
 look at it at the same scale and at the bundle's thresholds. A cell of the one is met by a cell of the other of its
-class at IoU 0.5. Peak memory is that of this process, and of a second one that only reads and finds.
+class at IoU 0.5; of those that are not, it is told how many lie in the middle of their field, further than a red cell
+from its edge: at the edge the two ways show the detector other surroundings. Peak memory is that of a second process,
+which only reads and finds.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from detect.bundles.folder import open_bundle
 from detect.data.cards import load_card
@@ -67,6 +70,12 @@ def mosaic(pictures: list[Image], side: int) -> tuple[Image, list[tuple[int, int
     return out, places
 
 
+def inner(boxes: NDArray[np.float32], fields: NDArray[np.float32]) -> int:
+    """How many of these cells lie further than a red cell from every edge of the field that they are in."""
+    far = (boxes[:, None, :2] > fields[:, :2] + RED) & (boxes[:, None, 2:] < fields[:, 2:] - RED)
+    return int(far.all(axis=2).any(axis=1).sum())
+
+
 def find(bundle: str, tile: int, path: Path) -> None:
     """What the second process does."""
     model = BundleDetector(open_bundle(bundle, "detector"), EngineSettings(workers=1), tile=tile, max_detections=1000)
@@ -110,7 +119,10 @@ def main() -> None:
         f"{asked.bundle}: {len(places)} fields of {len(apart)} in {asked.side} x {asked.side} px, tiles of {asked.tile}"
     )
     print(f"one by one {len(truth)} cells, together {len(together)} ({len(together) / len(truth) - 1:+.2%})")
-    print(f"met {met}; only one by one {len(matches.missed)}, only together {len(together) - met}")
+    fields = np.array([[x, y, x + pictures[k].shape[1], y + pictures[k].shape[0]] for k, x, y in places], np.float32)
+    alone, new = boxes[matches.missed], together.boxes[matches.truth_of < 0]
+    print(f"met {met}; only one by one {len(alone)}, only together {len(new)}", end="; ")
+    print(f"in the middle of a field {inner(alone, fields)} and {inner(new, fields)}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mosaic.png"
         cv2.imwrite(str(path), cv2.cvtColor(whole, cv2.COLOR_RGB2BGR))

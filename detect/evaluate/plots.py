@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill as fill_lines
 from typing import Any
 
 import numpy as np
@@ -290,9 +291,9 @@ def before_and_after(
         for value, up, fill in zip(values, (-0.14, 0.14), ("black", "white"), strict=True):
             axes.plot((value.low, value.high), (row + up, row + up), color="black", linewidth=0.8, zorder=1)
             axes.plot(value.value, row + up, "o", color="black", mfc=fill, markersize=4)
-    axes.set_yticks(range(len(pairs)), list(pairs), fontsize=6)
+    axes.set_yticks(range(len(pairs)), [fill_lines(name, 32) for name in pairs], fontsize=6)
     axes.set_ylim(len(pairs) - 0.5, -0.5)
-    axes.set_xlabel(f"{figure_of}\nfilled: {names[0]}, open: {names[1]}", fontsize=7)
+    figure.supxlabel(f"{figure_of}\nfilled: {names[0]}, open: {names[1]}", fontsize=7)
     axes.tick_params(axis="x", labelsize=7)
     axes.grid(axis="x", alpha=0.3, linewidth=0.5)
     figure.savefig(path, dpi=300)
