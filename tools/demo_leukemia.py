@@ -1,6 +1,6 @@
 """The bundles of the pipeline demo-leukemia, and what they reach on unseen slides of the generator's wider range.
 
-    .venv/bin/python tools/demo_leukemia.py OUT [--cells 84] [--epochs 40] [--slides 168] [--test 60]
+    .venv/bin/python tools/demo_leukemia.py OUT [--cells 84] [--epochs 40] [--slides 168] [--test 60] [--release]
 
 Everything by the real commands, each step once: drawn slides on which every white cell is as frequent as any other;
 three classifiers of their cells; drawn slides of the training range, scored with these; a slide model learnt from that
@@ -9,6 +9,7 @@ as many fields as 100 white cells of a healthy slide need. Truth is the generato
 slides.
 
 What is learnt here knows drawn cells only. It shows the way that a lab trains its own, and says nothing of patients.
+`--release` copies the bundles among the released ones, and the pipeline to `configs/pipelines/demo-leukemia.yaml`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ QUESTIONS = {"white": ("synthetic-white", "WBC"), "blasts": ("blast-lineage", "B
              "fab": ("fab-lymphoblast", "Lymphoblast")}  # fmt: skip
 FAB = ("FAB L1", "FAB L2", "FAB L3")
 LIMIT = "Learnt from drawn cells only: it shows how a lab trains its own, and says nothing of patients."
+TITLE = "Demonstration on drawn cells: leukemia down the taxonomy"
+HEAD = """# Down the taxonomy to what a slide resembles, with bundles that learnt from drawn cells only. It shows how a lab
+# builds its own (tools/demo_leukemia.py makes all of it), and says nothing of patients."""
 SIDE = 1024
 MAGNIFICATIONS = (4.0, 6.0, 9.0, 13.0)  # pixels a micrometre of the test slides
 AREA_UM2 = 800_000.0  # of a test slide: a healthy one has 0.6 to 3.5 white cells in 10,000 um2
@@ -90,6 +94,7 @@ def classifier(out: Path, question: str, slides: Path, epochs: int) -> Path:
         shutil.rmtree(bundle, ignore_errors=True)  # of an export that was stopped
         about = ("--name", name, "--title", f"Drawn cells: {question}", "--limit", LIMIT)
         smear("bundle", "export", run, "--out", bundle, *about)
+        smear("bundle", "pack", bundle, "--graph-only")  # now: the slide model learns from answers of this very bundle
     told = open_bundle(bundle, "classifier").card.classifier
     assert told is not None
     few = {t: len(s) for t, s in told.calibration.strange.items() if (len(s) + 1) * (1 - ERROR) > len(s)}
@@ -98,14 +103,29 @@ def classifier(out: Path, question: str, slides: Path, epochs: int) -> Path:
     return bundle
 
 
-def pipeline(out: Path, detector: str, bundles: dict[str, Path], slide: Path | None, segmenter: str | None) -> Path:
+def told_of(detector: str, bundles: dict[str, str]) -> dict[str, Any]:
+    """A pipeline of the three questions."""
+    nodes = [{"ask": [QUESTIONS[q][1]], "bundle": name} for q, name in bundles.items()]
+    return {"title": TITLE, "detector": detector, "nodes": nodes, "error_rate": ERROR, "synthetic": True}
+
+
+def released(bundles: dict[str, Path], slide: Path, detector: str, segmenter: str) -> None:
+    """Copy bundles among the released ones, and write the packaged pipeline of them."""
+    for path in (*bundles.values(), slide):
+        target = assets.ROOT / "detect" / "bundles" / "released" / path.parent.name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(path, target)
+    told = told_of(detector, {q: path.parent.name for q, path in bundles.items()})
+    told |= {"slide": slide.parent.name, "fab": True, "morphology": segmenter}
+    path = assets.ROOT / "configs" / "pipelines" / "demo-leukemia.yaml"
+    path.write_text(f"{HEAD}\n{yaml.safe_dump(told, sort_keys=False)}", "utf-8")
+
+
+def pipeline(out: Path, detector: str, bundles: dict[str, Path], slide: Path | None, segmenter: str) -> Path:
     """The pipeline of these bundles."""
-    nodes = [{"ask": [QUESTIONS[q][1]], "bundle": str(path.relative_to(out))} for q, path in bundles.items()]
-    told: dict[str, Any] = {"detector": detector, "nodes": nodes, "error_rate": ERROR, "synthetic": True}
+    told = told_of(detector, {q: f"./{path.relative_to(out)}" for q, path in bundles.items()})
     if slide is not None:
-        told |= {"slide": str(slide.relative_to(out)), "fab": True}
-    if segmenter is not None:
-        told["morphology"] = segmenter
+        told |= {"slide": f"./{slide.relative_to(out)}", "fab": True, "morphology": segmenter}
     path = out / ("pipeline.yaml" if slide is not None else "cells.yaml")
     path.write_text(yaml.safe_dump(told, sort_keys=False), "utf-8")
     return path
@@ -180,7 +200,8 @@ def main() -> None:
     options.add_argument("--slides", type=int, default=168)
     options.add_argument("--test", type=int, default=60)
     options.add_argument("--detector", default="cells-robust")
-    options.add_argument("--segmenter", default=None)
+    options.add_argument("--segmenter", default="classical")
+    options.add_argument("--release", action="store_true")
     asked = options.parse_args()
     out = asked.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -191,7 +212,7 @@ def main() -> None:
     print("classifiers are made", flush=True)
     full = {name: {} for name in load_smear("train").diseases} | {"none": {"white_per_field": list(LEARN_NONE)}}
     learn = drawn(out / "learn", "learn", asked.slides, LEARN_PX, LEARN_UM2, 400, ranges_of(out, "full", full))
-    run = scored(out / "scored-learn", learn, pipeline(out, asked.detector, bundles, None, None))
+    run = scored(out / "scored-learn", learn, pipeline(out, asked.detector, bundles, None, asked.segmenter))
     slide = out / "slide-disease" / "bundle"
     if not (slide / "bundle.yaml").is_file():
         truth = ("--truth", learn / "slides.csv", "--name", "slide-disease", "--limit", LIMIT)
@@ -237,6 +258,8 @@ def main() -> None:
     print(f"called on other slides: {none}")
     for c in result["wrong or not called"]:
         print(f"- {c['slide']}, {c['truth']}: {c['said']} ({c['counted']} cells)")
+    if asked.release:
+        released(bundles, slide, asked.detector, asked.segmenter)
 
 
 if __name__ == "__main__":
