@@ -45,8 +45,8 @@ QUESTIONS = {"white": ("synthetic-white", "WBC"), "blasts": ("blast-lineage", "B
 FAB = ("FAB L1", "FAB L2", "FAB L3")
 LIMIT = "Learnt from drawn cells only: it shows how a lab trains its own, and says nothing of patients."
 TITLE = "Demonstration on drawn cells: leukemia down the taxonomy"
-HEAD = """# Down the taxonomy to what a slide resembles, with bundles that learnt from drawn cells only. It shows how a lab
-# builds its own (tools/demo_leukemia.py makes all of it), and says nothing of patients."""
+HEAD = """# Down the taxonomy to what a slide resembles, with bundles that learnt from drawn cells only. It shows how
+# a lab builds its own (tools/demo_leukemia.py makes all of it), and says nothing of patients."""
 SIDE = 1024
 MAGNIFICATIONS = (4.0, 6.0, 9.0, 13.0)  # pixels a micrometre of the test slides
 AREA_UM2 = 800_000.0  # of a test slide: a healthy one has 0.6 to 3.5 white cells in 10,000 um2
