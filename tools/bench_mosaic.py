@@ -71,7 +71,7 @@ def mosaic(pictures: list[Image], side: int) -> tuple[Image, list[tuple[int, int
 
 
 def inner(boxes: NDArray[np.float32], fields: NDArray[np.float32]) -> int:
-    """How many of these cells lie further than a red cell from every edge of the field that they are in."""
+    """How many cells, xyxy (n, 4), lie further than a red cell from every edge of their field, xyxy (m, 4)."""
     far = (boxes[:, None, :2] > fields[:, :2] + RED) & (boxes[:, None, 2:] < fields[:, 2:] - RED)
     return int(far.all(axis=2).any(axis=1).sum())
 

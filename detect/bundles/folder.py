@@ -34,15 +34,15 @@ class Bundle:
 
     @property
     def model(self) -> str:
-        """SHA-256 of what answers: graph or weights, and all that the card says of how they are asked and heard.
+        """SHA-256 of what answers: graph, else weights, and all that the card says of how it is asked and heard.
 
-        Other than `hash` it stays the same where figures or words are written to the card.
+        Other than `hash` it stays the same where figures or words are written to the card, or the weights are packed.
         """
         card = self.card.model_dump(mode="json")
         told = {k: card[k] for k in ("classes", "detector", "classifier", "segmenter", "slide", "architecture")}
         members = [open_bundle((self.path / name).parent).model for name in beside(self.card)]
         members += [open_bundle(p.parent).model for p in sorted(self.path.glob(f"{MEMBERS}/*/{CARD}"))]
-        kept = [self.card.files.get(name) for name in (GRAPH, WEIGHTS)]
+        kept = self.card.files.get(GRAPH) or self.card.files.get(WEIGHTS)
         return hashlib.sha256(json.dumps([told, kept, members], sort_keys=True).encode()).hexdigest()
 
     @property

@@ -92,7 +92,7 @@ def mean_curves(
     cells: Sequence[Explained], groups: Sequence[str], *, rounds: int = 1000, seed: int = 1
 ) -> dict[str, list[Interval]]:
     """The answer's probability after each step, along the maps and along random ones: means over cells, with limits by
-    bootstrap over groups."""
+    bootstrap over groups; lists of steps + 1."""
     curves = {
         "along the maps": [c.along.curve for c in cells],
         "along random maps": [c.by_chance.curve for c in cells],

@@ -62,8 +62,9 @@ class Coverage:
     """How often sets held the true type, over many draws of calibration groups.
 
     Attributes:
-        mean: over draws, of the share of all cells; limits by bootstrap over groups. by_type: the same for each type.
-            cells: how many there are of each type. spread: standard deviation over draws of the share of all cells.
+        mean: share of all cells, of all draws together; limits by bootstrap over groups (the chance of which groups
+            calibrate is in `spread`). by_type: the same for each type. cells: how many there are of each type. spread:
+            standard deviation over draws of the share of all cells.
         single, several, none: shares of cells by how many types their set holds.
     """
 

@@ -49,8 +49,8 @@ class Opened:
 
     @property
     def trained_on(self) -> TrainedOn:
-        """Synthetic where one of them knows drawn cells only."""
-        kinds = {b.card.trained_on for b in self.bundles if b.card.training is not None}
+        """Synthetic where one of them knows drawn cells only; who learns nothing is not asked."""
+        kinds = {b.card.trained_on for b in self.bundles if b.card.architecture.get("family") != CLASSICAL}
         return "synthetic" if "synthetic" in kinds else "real" if kinds <= {"real"} else "real and synthetic"
 
     @property

@@ -246,7 +246,8 @@ def _litter(name: str) -> bool:
 
 def _read(folder: Path, schema: pa.Schema) -> pa.Table:
     tables = [pq.read_table(p) for p in sorted(folder.glob("part-*.parquet"))]
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+    # Parts of an earlier version lack columns of this one.
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default").select(schema.names)
 
 
 def cells_table(cells: Sequence[CellRecord], known: Manifest = manifest.NONE) -> pa.Table:

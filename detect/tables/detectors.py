@@ -27,7 +27,7 @@ from detect.runtime.base import FRAMEWORK, EngineSettings, cores
 from detect.tables import keys
 from detect.tables.measured import Progress
 from detect.tables.settings import DetectorTable
-from detect.tables.trained import Made, Maker, chosen, interval, open_out, table_settings
+from detect.tables.trained import Made, Maker, chosen, interval, made_meanwhile, open_out, table_settings
 from detect.tables.written import Column, Table, Value, write
 from detect.types import Image
 
@@ -68,6 +68,8 @@ def detector_table(
         if runs := maker.row(name, table.split, "", {EVALUATION: table.split}, make=name in names):
             made[name] = runs
             write(_told(table, made, {}, {}), out)
+    one = {EVALUATION: table.split}
+    made = made_meanwhile(made, table.rows, lambda name: maker.row(name, table.split, "", one, make=False))
     times = speeds(table, made, say)
     told = _told(table, made, times, _comparisons(table, made, say))
     write(told, out)

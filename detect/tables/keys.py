@@ -141,7 +141,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 def write(path: Path, told: object) -> None:
     """Plain values, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(told, indent=1), "utf-8")
     partial.replace(path)
 
@@ -157,7 +157,7 @@ def remove(folder: Path) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[bool]:
-    """One process at a time works on a folder; LedError where another does."""
+    """One process at a time works on a folder; LedError where another does, and is not done within `READING_S`."""
     with _locked(folder, exclusive=True, patience=READING_S) as ours:
         if not ours:
             raise LedError("another process makes it", where=str(folder), remedy="wait for it, or end it")
@@ -177,7 +177,8 @@ def _locked(folder: Path, *, exclusive: bool, patience: float = 0.0) -> Iterator
         yield True
         return
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    # Beside the folder, which may be taken away and made anew by who holds the lock.
+    handle = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
     end = time.monotonic() + patience
     try:
         while True:
@@ -191,4 +192,5 @@ def _locked(folder: Path, *, exclusive: bool, patience: float = 0.0) -> Iterator
             time.sleep(0.2)
         yield held
     finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # a process that was begun meanwhile may hold it open
         os.close(handle)

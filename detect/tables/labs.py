@@ -41,7 +41,7 @@ from detect.formats.tally import Tally
 from detect.tables import keys
 from detect.tables.measured import Progress
 from detect.tables.settings import DrawnTypes, LabTable
-from detect.tables.trained import NAME_OF_A_ROW, Made, Maker, chosen, interval, open_out, table_settings
+from detect.tables.trained import NAME_OF_A_ROW, Made, Maker, chosen, interval, made_meanwhile, open_out, table_settings
 from detect.tables.written import Column, Table, Value, write
 
 NAME, TYPES, ALL = "transfer", "transfer-classifiers", "all"
@@ -72,16 +72,10 @@ def lab_table(
     splits = splits_of(table, out / "splits")
     made: dict[str, dict[str, Made]] = {}
     for name in table.rows:
-        # As seen from here: what is kept of a table names no place on this machine.
-        parts = {f"on-{lab}": os.path.relpath(splits[f"only-{lab}"]) for lab in table.labs}
-        legs = {}
-        for lab in table.labs:
-            here = {f"on-{lab}": parts[f"on-{lab}"]}
-            legs[lab] = maker.row(name, str(splits[f"without-{lab}"]), lab, here, make=name in names)
-        legs[ALL] = maker.row(name, str(splits[ALL]), ALL, parts, make=name in names)
-        if all(legs.values()):
-            made[name] = {k: runs[0] for k, runs in legs.items()}
+        if legs := _legs(table, maker, name, splits, make=name in names):
+            made[name] = legs
             write(_told(table, made, maker), out)
+    made = made_meanwhile(made, table.rows, lambda name: _legs(table, maker, name, splits, make=False))
     told = [_told(table, made, maker)]
     if table.classifiers is not None and not only:
         settings, place = _classifiers(table, maker)
@@ -94,6 +88,18 @@ def lab_table(
         write(one, out)
     _draw(told[0], table.of, out / f"{NAME}.png")
     return told
+
+
+def _legs(table: LabTable, maker: Maker, name: str, splits: Mapping[str, Path], *, make: bool) -> dict[str, Made]:
+    """A row with each lab left out, and with all; nothing where one of these is missing."""
+    # As seen from here: what is kept of a table names no place on this machine.
+    parts = {f"on-{lab}": os.path.relpath(splits[f"only-{lab}"]) for lab in table.labs}
+    legs = {}
+    for lab in table.labs:
+        here = {f"on-{lab}": parts[f"on-{lab}"]}
+        legs[lab] = maker.row(name, str(splits[f"without-{lab}"]), lab, here, make=make)
+    legs[ALL] = maker.row(name, str(splits[ALL]), ALL, parts, make=make)
+    return {k: runs[0] for k, runs in legs.items()} if all(legs.values()) else {}
 
 
 def _draw(told: Table, of: str, path: Path) -> None:
@@ -203,7 +209,9 @@ def splits_of(table: LabTable, folder: Path) -> dict[str, Path]:
     paths = {}
     for name, chosen_rows in made.items():
         paths[name] = folder / f"{name}.csv"
-        Split(name, tuple(chosen_rows)).write(paths[name])
+        partial = folder / f".{name}.{os.getpid()}.partial"  # another process may be reading the one that is there
+        Split(name, tuple(chosen_rows)).write(partial)
+        partial.replace(paths[name])
     return paths
 
 

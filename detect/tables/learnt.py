@@ -18,7 +18,7 @@ _DEVICES = {"auto", "cpu"}
 
 
 def about_run(run: Path, settings: DetectorSettings) -> dict[str, Any]:
-    """What is kept of a run when its folder is gone."""
+    """What is kept of a run when its folder is gone; DataError where it has no curve."""
     record, curve = load_yaml(run / "run.yaml"), curve_of(run)
     architecture = load_yaml(run / "architecture.yaml")
     return {

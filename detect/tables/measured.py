@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from detect.bundles.card import GRAPH
@@ -79,8 +80,11 @@ class Measurer:
         if fingerprint(part) != told["fingerprint"]:
             return False
         info = {key: told[key] for key in ("data", "split", "part", "fingerprint")}
-        save_truth(align(part, ClassMap(tuple(names))), folder, info)
-        pack(folder)
+        with TemporaryDirectory(prefix=".", dir=folder) as made:  # others may read the folder, and write the same
+            save_truth(align(part, ClassMap(tuple(names))), Path(made), info)
+            pack(Path(made))
+            for path in Path(made).iterdir():
+                path.replace(folder / path.name)
         return True
 
     def _measuring(self, about: Mapping[str, Any], split: str) -> tuple[EngineSettings, dict[str, str]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,7 +128,11 @@ class Maker:
 
         Args:
             place: folder below the row's own. parts: folder of the evaluation to the split whose part is measured on.
-            make: else only what is there and has not changed, or is kept: nothing where anything is missing.
+            make: else only what is there and has not changed, or is kept: nothing where anything is missing, or
+                another process makes it.
+
+        Raises:
+            LedError: another process makes the row that is to be made.
         """
         row, folder = self.table.rows[name], self.out / "models" / name
         with keys.alone(folder) if make else keys.seen(folder) as here:
@@ -235,8 +239,9 @@ class Maker:
             "cores": cores(),
             **of_bundle(opened),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        keys.write(folder / ABOUT, about)
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+            keys.write(folder / ABOUT, about)
         there = self._measurer.measure(opened, folder, parts, make)
         return [Made(folder, about, {"bundle": opened.hash})] if there else []
 
@@ -309,6 +314,14 @@ def table_settings(model: type[T], config: str) -> tuple[T, str]:
     """Settings of a table, and where they were read."""
     path = assets.find(config, "configs/tables", ".yaml")
     return load(model, path), str(path)
+
+
+M = TypeVar("M")
+
+
+def made_meanwhile(made: Mapping[str, M], rows: Iterable[str], look: Callable[[str], M]) -> dict[str, M]:
+    """What was made here and, of the rows that were passed by, what another process has made since; in their order."""
+    return {name: found for name in rows if (found := made[name] if name in made else look(name))}
 
 
 def chosen(only: Sequence[str], rows: Mapping[str, object], where: str) -> list[str]:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from detect import geometry
 from detect.bundles.card import Card
+from detect.classify.morphology import criteria
 from detect.evaluate.intervals import Interval, wilson
 from detect.pipeline.run import Opened, open_pipeline
 from detect.score import differential, overlaps
@@ -130,6 +131,7 @@ class Scored:
 
     def _cell(self, row: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> told.CellTold:
         number = self._numbers[row["field"]]
+        said = self.said.get((number, row["cell"]), {})
         return told.CellTold(
             field=number,
             cell=row["cell"],
@@ -141,11 +143,11 @@ class Scored:
             probabilities={k: _short(v) for k, v in row["probabilities"] or ()},
             candidates=row["candidates"] or [],
             attributes={k: _short(v) for k, v in row["attributes"] or ()},
-            fab=row.get("fab") or "",  # a run of an earlier version has none,
+            fab=fab_of(row, said),
             flags=row["flags"] or [],
             mask=row["mask"],
             repeated=row["cell"] in elsewhere.get(row["field"], ()),
-            said=_said(self.said.get((number, row["cell"]), {})),
+            said=_said(said),
         )
 
     def cell(self, number: int, cell: int) -> told.CellTold | None:
@@ -289,6 +291,12 @@ def _boxes(cells: Sequence[told.CellTold]) -> geometry.Boxes:
 
 def _short(value: float) -> float:
     return float(f"{value:.6g}")
+
+
+def fab_of(row: Mapping[str, Any], said: Mapping[str, Correction]) -> str:
+    """FAB's criteria of a cell in words, by what people made of its type and form."""
+    told = dict(row["attributes"] or ()) | {k: float(c.value) for k, c in said.items() if k != "type"}
+    return criteria(said["type"].value if "type" in said else row["type"], told)
 
 
 def _said(by_what: Mapping[str, Correction]) -> dict[str, told.Said]:

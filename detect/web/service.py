@@ -323,6 +323,9 @@ def _coco(run: Path, home: Path, scored: Scored) -> Path:
                 one["attributes"]["confirmed"] = True
             else:
                 one["attributes"][what] = float(word.value)
+        if said and (about := scored.cell(of_image[one["image_id"]], one["attributes"]["cell"])) is not None:
+            one["attributes"].pop("fab", None)
+            one["attributes"] |= {"fab": about.fab} if about.fab else {}
     found["categories"] = [{"id": number, "name": name} for name, number in names.items()]
     path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
     return path
@@ -343,6 +346,8 @@ def _csv(path: Path, scored: Scored) -> Path:
             kind, others = said.get("type"), [w for what, w in said.items() if what != "type"]
             row |= {"field": _plain(picture.name), "picture": str(picture.number), "sha256": picture.sha256}
             row["corrected_attributes"] = "; ".join(f"{w.what}={w.value} by {_plain(w.who)}" for w in others)
+            if said and (about := scored.cell(picture.number, int(row["cell"]))) is not None:
+                row["fab"] = about.fab
             if kind is not None:
                 row |= {"corrected_type": kind.value, "by": _plain(kind.who), "at": kind.at}
             writer.writerow(row)

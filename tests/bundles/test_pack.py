@@ -14,7 +14,7 @@ from detect.bundles.card import CARD, WEIGHTS, Card
 from detect.bundles.folder import Bundle, open_bundle, write_card
 from detect.bundles.pack import pack
 from detect.config import load
-from detect.errors import BundleError
+from detect.errors import BundleError, StoreError
 from tests.cli.command import inside
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
@@ -67,11 +67,57 @@ def test_weights_that_would_lose_a_bit_stay_as_they_are(home: Path) -> None:
     assert ((bundle / WEIGHTS).read_bytes(), (bundle / CARD).read_bytes()) == before
 
 
-def test_an_altered_bundle_beside_is_not_blessed(home: Path) -> None:
+def test_an_altered_bundle_beside_is_neither_blessed_nor_in_the_way(home: Path) -> None:
     with (home / "cells-yolov8n" / CARD).open("a") as file:
         file.write("\n")
-    with pytest.raises(BundleError, match="was altered"):
-        pack(open_bundle(home / "cells-robust"))
+    (home / "other").mkdir()
+    (home / "other" / CARD).write_text("no: [card")
+    assert pack(open_bundle(home / "cells-robust")) > 0
+    open_bundle(home / "cells-robust")
+    with pytest.raises(BundleError, match=r"cells-yolov8n/bundle.yaml was altered"):
+        open_bundle(home / "cells-accurate")
+
+
+def test_a_member_is_packed_within_its_ensemble(home: Path, tmp_path: Path) -> None:
+    """One that was copied into the bundle of several, whose card then vouches for it."""
+    outer = tmp_path / "both"
+    shutil.copytree(home / "cells-robust", outer / "members" / "cells-robust")
+    shutil.copytree(home / "cells-yolov8n", outer / "members" / "cells-yolov8n")
+    card = card_of(home / "cells-accurate")
+    config = {**card.architecture["config"], "beside": False}
+    inner = card.model_copy(update={"architecture": {**card.architecture, "config": config}})
+    write_card(inner, outer)
+    open_bundle(outer)
+    assert pack(open_bundle(outer / "members" / "cells-robust")) > 0
+    open_bundle(outer)
+
+
+def test_who_learnt_from_its_answers_still_knows_a_packed_bundle(home: Path, tmp_path: Path) -> None:
+    before = open_bundle(home / "cells-robust").model
+    pack(open_bundle(home / "cells-robust"))
+    assert open_bundle(home / "cells-robust").model == before
+    pack(open_bundle(home / "cells-robust"), graph_only=True)
+    assert open_bundle(home / "cells-robust").model == before
+
+
+def test_a_full_disk_leaves_the_bundle_as_it_was(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = home / "cells-robust"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    theirs = Path.write_text
+
+    def full(path: Path, *args: object, **named: object) -> int:
+        if path.name.startswith(CARD):
+            raise OSError(28, "No space left on device")
+        return theirs(path, *args, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(StoreError, match="No space left"):
+            pack(open_bundle(folder))
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    mode = (folder / WEIGHTS).stat().st_mode
+    assert pack(open_bundle(folder)) > 0
+    assert (folder / WEIGHTS).stat().st_mode == mode
 
 
 def test_a_classifier_is_checked_and_then_packed_without_its_weights(tmp_path: Path) -> None:

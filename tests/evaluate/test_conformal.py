@@ -114,3 +114,13 @@ def test_groups_are_never_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     got = coverage(TYPES, truth, told, groups, draws=20)
     assert len(seen) == 20
     assert got.n_groups == 90
+
+
+def test_limits_are_those_of_groups_not_of_cells() -> None:
+    """Five copies of each cell tell no more than one."""
+    truth, told = cells(200, 7)
+    truth, told = np.repeat(truth, 5), np.repeat(told, 5, axis=0)
+    groups = [str(i // 5) for i in range(1000)]
+    told_apart = [str(i) for i in range(1000)]
+    whole, divided = (coverage(TYPES, truth, told, g, draws=20).mean for g in (groups, told_apart))
+    assert whole.high - whole.low > 1.7 * (divided.high - divided.low)

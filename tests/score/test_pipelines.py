@@ -79,6 +79,7 @@ def test_a_pipeline_without_a_node_answers_the_rest(home: Path, tmp_path: Path, 
     told = WHOLE | MISSING[missing]
     assert all((c["type"] is not None) == bool(told["nodes"]) for c in white)
     assert all(bool(c["attributes"]) == (told["morphology"] is not None) for c in white)
+    assert {row["trained_on"] for row in Store(tmp_path / "out" / "run").fields().to_pylist()} == {"real"}
     assert (tmp_path / "out" / "run" / "patterns.csv").exists() == bool(told["fab"])
 
 

@@ -47,3 +47,6 @@ def test_a_run_of_an_earlier_version_is_still_exported(tmp_path: Path) -> None:
     path = told.file("cells", 0)
     pq.write_table(told.part(0).drop_columns(["fab"]), path)
     assert export.to_csv(told.out, tmp_path / "cells.csv") == 4
+    path = told.file("fields", 0)
+    pq.write_table(pq.read_table(path).drop_columns(["trained_on"]), path)
+    assert told.fields().column("trained_on").to_pylist() == [None, "synthetic"]
