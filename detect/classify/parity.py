@@ -11,7 +11,7 @@ from detect.bundles.card import WEIGHTS
 from detect.bundles.folder import Bundle
 from detect.classify.bundled import BundleClassifier
 from detect.classify.crops import crop, resize
-from detect.detectors.parity import Parity
+from detect.detectors.parity import SCORE, Parity
 from detect.runtime.base import FRAMEWORK, Engine, EngineSettings, open_graph
 from detect.types import CellCrop, Image
 
@@ -87,4 +87,5 @@ def _most(values: NDArray[np.floating]) -> float:
 
 def _parity(engine: EngineSettings, fields: int, cells: int, changed: int, most: float) -> Parity:
     chosen = engine.resolved()
-    return Parity(f"{chosen.name} {chosen.precision}", fields, cells, changed, 0.0, most)
+    apart = cells if most > SCORE else 0  # all of them for all that is known: only the greatest gap is
+    return Parity(f"{chosen.name} {chosen.precision}", fields, cells, changed, apart, 0.0, most)

@@ -143,8 +143,8 @@ def verify(
 
 
 def _print_parity(rows: Sequence[Parity], title: str) -> None:
-    columns = ("engine", "answers", "in one only", "box difference, px", "score difference", "parity")
-    told = ((r.engine, r.cells, r.unmatched, f"{r.box_pixels:.3f}", f"{r.score:.5f}") for r in rows)
+    columns = ("engine", "answers", "in one only", "apart", "box difference, px", "score difference", "parity")
+    told = ((r.engine, r.cells, r.unmatched, r.apart, f"{r.box_pixels:.3f}", f"{r.score:.5f}") for r in rows)
     kept = ("holds" if r.holds else "BROKEN" for r in rows)
     print_table(title, columns, ((*row, word) for row, word in zip(told, kept, strict=True)))
 

@@ -16,7 +16,8 @@ from detect.detectors.measure import MIN_SCORE
 from detect.runtime.base import EngineSettings, open_graph
 from detect.types import Image
 
-SCORE = 0.01  # scores may differ by so much
+SCORE, IOU = 0.01, 0.99  # scores may differ by so much, and boxes overlap by no less
+FEW = 0.005  # of the cells: of two nearly equal ones either may be taken
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Parity:
     """How far a graph in an engine is from the model in its framework, at the bundle's thresholds.
 
     Attributes:
-        cells: found by the framework. unmatched: found by one of the two only.
+        cells: found by the framework. unmatched: found by one of the two only. apart: found by both, and otherwise:
+            boxes overlap by less than `IOU`, or scores differ by more than `SCORE`.
         box_pixels, score: largest difference among those found by both.
     """
 
@@ -32,18 +34,19 @@ class Parity:
     fields: int
     cells: int
     unmatched: int
+    apart: int
     box_pixels: float
     score: float
 
     @property
     def holds(self) -> bool:
-        """Every cell in both, corners within half a pixel, scores within `SCORE`."""
+        """Every cell in both, and hardly any otherwise."""
         return self.unmatched == 0 and self.close
 
     @property
     def close(self) -> bool:
-        """The same, but one cell in 200 may be in one only: of two nearly equal ones either may be taken."""
-        return self.unmatched <= 0.005 * self.cells and self.box_pixels <= 0.5 and self.score <= SCORE
+        """At least 199 cells of 200 in both, with the same boxes and scores."""
+        return self.unmatched + self.apart <= FEW * self.cells
 
 
 def parity(bundle: Bundle, fields: Sequence[Image], engine: EngineSettings) -> Parity:
@@ -65,7 +68,7 @@ def parity(bundle: Bundle, fields: Sequence[Image], engine: EngineSettings) -> P
     expected = BundleDetector(bundle, thresholds=below, graph=reference).predict(fields)
     got = BundleDetector(bundle, engine, thresholds=below).predict(fields)
     floor = np.array([least[name] for name in bundle.names], np.float32)
-    unmatched, box_pixels, score, cells = 0, 0.0, 0.0, 0
+    unmatched, apart, box_pixels, score, cells = 0, 0, 0.0, 0.0, 0
     for a, b in zip(expected, got, strict=True):
         counted, other = a.scores >= floor[a.labels], b.scores >= floor[b.labels]
         cells += int(counted.sum())
@@ -80,7 +83,9 @@ def parity(bundle: Bundle, fields: Sequence[Image], engine: EngineSettings) -> P
         unmatched += int((counted & ~same).sum()) + int((other & alone).sum())
         both = same & (counted | other[partner])
         if both.any():
+            gaps = np.abs(a.scores[both] - b.scores[partner[both]])
+            apart += int(((overlap.max(axis=1)[both] < IOU) | (gaps > SCORE)).sum())
             box_pixels = max(box_pixels, float(np.abs(a.boxes[both] - b.boxes[partner[both]]).max()))
-            score = max(score, float(np.abs(a.scores[both] - b.scores[partner[both]]).max()))
+            score = max(score, float(gaps.max()))
     resolved = engine.resolved()
-    return Parity(f"{resolved.name} {resolved.precision}", len(fields), cells, unmatched, box_pixels, score)
+    return Parity(f"{resolved.name} {resolved.precision}", len(fields), cells, unmatched, apart, box_pixels, score)

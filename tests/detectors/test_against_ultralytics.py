@@ -12,7 +12,7 @@ from detect import geometry
 from detect.bundles.folder import Bundle
 from detect.detectors.base import Architecture
 from detect.detectors.bundled import BundleDetector
-from detect.detectors.parity import parity
+from detect.detectors.parity import Parity, parity
 from detect.runtime.base import EngineSettings, installed
 from detect.types import Detections, Image
 from tests.detectors.conftest import Drawn
@@ -99,6 +99,7 @@ def test_parity_breaks_where_the_graph_is_another(
     monkeypatch.setattr(adapter, "reference", shifted)
     got = parity(bundle, [p for p, _ in drawn[:2]], EngineSettings())
     assert got.box_pixels > 0.5
+    assert got.apart > 0.9 * got.cells
     assert not got.holds
 
 
@@ -127,6 +128,14 @@ def test_a_cell_at_its_threshold_may_fall_on_either_side(
     assert got.cells > 5
     assert got.holds == holds
     assert (got.unmatched == 0) == holds
+
+
+def test_one_cell_in_two_hundred_may_be_otherwise() -> None:
+    """Of two nearly equal boxes either may be taken."""
+    assert Parity("e", 9, 400, 0, 2, 30.0, 0.0).holds
+    assert not Parity("e", 9, 400, 0, 3, 1.0, 0.0).close
+    assert not Parity("e", 9, 400, 1, 1, 0.0, 0.0).holds
+    assert Parity("e", 9, 400, 1, 1, 0.0, 0.0).close
 
 
 def test_weights_of_another_shape_are_refused(bundle: Bundle) -> None:
