@@ -158,7 +158,7 @@ def test_a_bundle_may_hold_its_graph_alone(
     refused = inside(*given, "--out", tmp_path / "other", "--graph-only")
     assert refused.code == 2
     assert "answers otherwise than the weights: 9 of 100 cells in one only" in " ".join(refused.err.split())
-    moved = replace(broken, cells=100, unmatched=0, box_pixels=9.0)
+    moved = replace(broken, cells=100, unmatched=0, apart=2, box_pixels=9.0)
     monkeypatch.setattr(export_room, "parity", lambda *_: moved)
     assert inside(*given, "--out", tmp_path / "third", "--graph-only").code == 2
     assert not (tmp_path / "third" / CARD).is_file() or WEIGHTS in open_bundle(tmp_path / "third").card.files
