@@ -1,6 +1,6 @@
 """Do blasts hide as normal cells? Drawn blasts and real normal cells, asked by a bundle of white cell types.
 
-    .venv/bin/python tools/bench_blasts.py [--bundle wbc-types-small] [--slides DIR] [--draw 60] [--seed 900]
+    .venv/bin/python tools/bench_blasts.py [--bundle wbc-types] [--slides DIR] [--draw 60] [--seed 900]
         [--data bccd --data wbc-masks] [--split wbc-types-apart] [--part test] [--error-rate 0.1]
 
 The bundle knows no blast. Its answer for one is held back where its set of types holds several, or the cell is flagged
@@ -59,7 +59,7 @@ def drawn(folder: Path) -> list[TypedCell]:
 def main() -> None:
     """The table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--bundle", default="wbc-types-small")
+    options.add_argument("--bundle", default="wbc-types")
     options.add_argument("--slides", type=Path)
     options.add_argument("--draw", type=int, default=60)
     options.add_argument("--seed", type=int, default=900)

@@ -1,6 +1,6 @@
 """Speed of the second stage: crops a second of a released bundle against timm's own evaluation loop, in one run.
 
-    .venv/bin/python tools/bench_classify.py [--bundle wbc-types-small] [--crops 4000] [--batch 32] [--repeats 3]
+    .venv/bin/python tools/bench_classify.py [--bundle wbc-types] [--crops 4000] [--batch 32] [--repeats 3]
 
 The same network with the same weights, the same crops of real fields (BCCD), in memory as pixels: ours from the crop
 to the probability (resize, batch, engine, softmax), by every engine that is here; timm's loader (`create_loader`, its
@@ -59,7 +59,7 @@ def cut(bundle: BundleClassifier, wanted: int) -> list[CellCrop]:
 def main() -> None:
     """Two kinds of loops."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--bundle", default="wbc-types-small")
+    options.add_argument("--bundle", default="wbc-types")
     options.add_argument("--crops", type=int, default=4000)
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--repeats", type=int, default=3)

@@ -340,7 +340,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--bundle", default="cells-yolov8n")
-    parser.add_argument("--classifier", default="wbc-types-small")
+    parser.add_argument("--classifier", default="wbc-types")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=4, help="times that each image stands in the folder")
     parser.add_argument("--wide", type=int, default=0, help="an input of yolo predict besides the bundle's")

@@ -1,6 +1,6 @@
 """A type that was never learnt: does its distance from what was learnt give it away?
 
-    .venv/bin/python tools/bench_unfamiliar.py [--config wbc-types-small] [--data bccd --data wbc-masks]
+    .venv/bin/python tools/bench_unfamiliar.py [--config wbc-types] [--data bccd --data wbc-masks]
         [--split wbc-types-release] [--out DIR] [--type NAME ...]
 
 For each type the classifier is trained and exported without its cells (its own part dev sets the limit), and asked of
@@ -51,7 +51,7 @@ def auroc(weights: NDArray[np.float64], truth: NDArray[np.bool_], scores: NDArra
 def main() -> None:
     """A row a type."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--config", default="wbc-types-small")
+    options.add_argument("--config", default="wbc-types")
     options.add_argument("--data", action="append")
     options.add_argument("--split", default="wbc-types-release")
     options.add_argument("--out", type=Path, default=Path("runs/unfamiliar"))

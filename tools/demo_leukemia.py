@@ -200,7 +200,7 @@ def main() -> None:
     options.add_argument("--slides", type=int, default=168)
     options.add_argument("--test", type=int, default=60)
     options.add_argument("--detector", default="cells-robust")
-    options.add_argument("--segmenter", default="classical")
+    options.add_argument("--segmenter", default="wbc-parts")
     options.add_argument("--release", action="store_true")
     asked = options.parse_args()
     out = asked.out.absolute()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch.nn import functional
 
 from detect.bundles.card import GRAPH, WEIGHTS, Calibration, Card, ClassifierGraph, Familiarity, Metric, Training
@@ -21,7 +20,7 @@ from detect.classify.bundled import ERROR, BundleClassifier, sees_pixels, softma
 from detect.classify.cells import keep
 from detect.classify.familiar import learnt_cells
 from detect.classify.fit import ARCHITECTURE, parameters
-from detect.classify.learn import state_of
+from detect.classify.learn import state_of, write_weights
 from detect.classify.settings import load_recipe
 from detect.config import load_yaml
 from detect.data.splits import cells_of, read_split
@@ -47,7 +46,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     plain = rebuild(told, run / WEIGHTS)
     known = learnt_cells(plain, told, keep(learnt, types, settings), settings)
     model = Familiar(plain, **known)
-    save_file({**state_of(plain), **{FAMILIAR + k: v for k, v in known.items()}}, out / WEIGHTS)
+    write_weights({**state_of(plain), **{FAMILIAR + k: v for k, v in known.items()}}, out / WEIGHTS)
     architecture = {"family": "classify", **told, "parameters": parameters(plain)}
     write_graph(model.eval(), told, settings.image_size, out / GRAPH)
     graph = ClassifierGraph(

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import nn
 
 from detect.bundles.card import WEIGHTS
@@ -30,7 +29,7 @@ from detect.classify import answerers, heads, networks
 from detect.classify.answerers import Ensemble, Hybrid, Kind, Scaled, measured_of, takes_measured
 from detect.classify.bundled import softmax
 from detect.classify.cells import Cells, keep
-from detect.classify.learn import Progress, learn, scores_of, state_of
+from detect.classify.learn import Progress, learn, scores_of, state_of, write_weights
 from detect.classify.recipes import part_of
 from detect.classify.select import agree, select
 from detect.classify.settings import (
@@ -106,7 +105,7 @@ def fit(recipe: Recipe, task: Task, out: Path) -> Fitted:
         made = _hybrid(recipe, task, out)
     else:
         made = _ensemble(recipe, task, out)
-    save_file(state_of(made.model), out / WEIGHTS)
+    write_weights(state_of(made.model), out / WEIGHTS)
     (out / ARCHITECTURE).write_text(yaml.safe_dump(dict(made.told), sort_keys=False), "utf-8")
     (out / FITTED).write_text(yaml.safe_dump(dict(made.about), sort_keys=False), "utf-8")
     return made

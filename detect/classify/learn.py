@@ -18,6 +18,7 @@ import albumentations as A
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch.nn import functional
 
 from detect.classify.cells import Cells
@@ -283,3 +284,11 @@ def scores_of(model: torch.nn.Module, crops: torch.Tensor, device: torch.device 
 def state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Tensors as safetensors takes them."""
     return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+
+
+def write_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """A file of tensors that those may read who may read what lies beside it: the library leaves it to its owner."""
+    path.touch()
+    mode = path.stat().st_mode & 0o777
+    save_file(dict(tensors), path)
+    path.chmod(mode)

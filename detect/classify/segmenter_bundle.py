@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from detect.bundles.card import GRAPH, WEIGHTS, Card, Metric, SegmenterGraph, Training
 from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
 from detect.bundles.folder import Bundle, with_files, write_card
-from detect.classify.learn import state_of
+from detect.classify.learn import state_of, write_weights
 from detect.classify.parts import BundleSegmenter
 from detect.classify.segmenters import PARTS, PartsNet, SegmenterSettings, drawn_parts
 from detect.config import load, load_yaml
@@ -45,7 +45,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     model = PartsNet(settings.model_copy(update={"pretrained": False}))
     model.load_state_dict(load_file(run / WEIGHTS))
     model.eval()
-    save_file(state_of(model), out / WEIGHTS)
+    write_weights(state_of(model), out / WEIGHTS)
     size = settings.image_size
     torch.onnx.export(
         model,

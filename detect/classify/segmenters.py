@@ -19,7 +19,6 @@ import yaml
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 from pydantic import Field as Key
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -27,7 +26,7 @@ from detect import __version__, assets
 from detect.bundles.card import WEIGHTS
 from detect.bundles.draft import trained_on
 from detect.classify.crops import crop
-from detect.classify.learn import state_of
+from detect.classify.learn import state_of, write_weights
 from detect.classify.parts import CYTOPLASM, GROUND, NUCLEUS
 from detect.classify.train import fingerprint
 from detect.config import Settings, load
@@ -234,7 +233,7 @@ def learn(
         _checkpoint(out, model, optimizer, schedule, epoch + 1)
         if progress is not None:
             progress(epoch + 1, settings.epochs, float(np.mean(losses)))
-    save_file(state_of(model), out / WEIGHTS)
+    write_weights(state_of(model), out / WEIGHTS)
 
 
 def _chances(settings: SegmenterSettings, data: Outlined, where: str) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -20,6 +20,7 @@ from detect.bundles.folder import Bundle, write_card
 from detect.classify.bags import Bag, Slides, SlideSettings
 from detect.classify.bundled import ERROR, softmax
 from detect.classify.export import calibration_of, metrics
+from detect.classify.learn import state_of, write_weights
 from detect.errors import DataError
 from detect.evaluate import conformal
 from detect.evaluate.classification import ClassificationReport, measure, temperature
@@ -69,7 +70,7 @@ def train(
     calibration = calibration_of(patterns, told, truth, f"{len(full)} slides, each while it was held out")
     likely = conformal.sets(told, conformal.limits([calibration.strange[p] for p in patterns], ERROR))
     report = measure(patterns, truth, told, [slides.names[i] for i in full], likely)
-    save_file(model.state_dict(), out / WEIGHTS)
+    write_weights(state_of(model), out / WEIGHTS)
     _export(model, len(settings.inputs), out / GRAPH)
     counts = dict(Counter(_pattern(settings, slides.truth[i]) for i in fold_of))
     split = f"{settings.folds} folds of slides, seed {settings.seed}"

@@ -165,6 +165,7 @@ def agreement(report: PartsReport, path: Path, title: str) -> None:
         part = ", part of the drawn" if name == "relative area" else ""
         axes.set(xlabel=f"mean of drawn and found {what}", ylabel=f"found minus drawn{part}")
         error = report.figures[f"{name}, mean absolute error"]
+        axes.locator_params(axis="x", nbins=5)  # areas have five digits
         axes.set_title(f"{name}: {len(pairs)} cells\nmean absolute error {error.value:.3f}", fontsize=10)
         axes.grid(alpha=0.2)
     figure.savefig(path, dpi=120)

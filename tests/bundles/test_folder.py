@@ -16,8 +16,8 @@ from detect.bundles.card import CARD, GRAPH, WEIGHTS, Metric
 from detect.bundles.folder import add_metrics, open_bundle, sha256, write_card
 from detect.errors import BundleError, ConfigError, SmearError, StoreError
 
-RELEASED = ("cells-yolov8n", "wbc-types-small")
-SMALL = "wbc-types-small"
+RELEASED = ("cells-yolov8n", "wbc-types")
+SMALL = "wbc-types"
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(home: Path, monkeypatch: pytest
 
 def test_a_classifier_is_checked_and_then_packed_without_its_weights(tmp_path: Path) -> None:
     bundle = tmp_path / "types"
-    shutil.copytree(assets.bundle("wbc-types-small"), bundle)
+    shutil.copytree(assets.bundle("wbc-types"), bundle)
     graph = (bundle / "model.onnx").read_bytes()
     answer = inside("bundle", "pack", bundle, "--graph-only")
     assert answer.code == 0, answer.err
@@ -138,7 +138,7 @@ def test_a_classifier_is_checked_and_then_packed_without_its_weights(tmp_path: P
 
 def test_a_graph_that_answers_otherwise_keeps_its_weights(tmp_path: Path) -> None:
     bundle = tmp_path / "types"
-    shutil.copytree(assets.bundle("wbc-types-small"), bundle)
+    shutil.copytree(assets.bundle("wbc-types"), bundle)
     rewrite(bundle, lambda v: v * np.float32(1.5) if v.dtype == np.float32 else v)
     assert inside("bundle", "pack", bundle, "--graph-only").code == 1
     assert (bundle / WEIGHTS).is_file()

@@ -21,7 +21,7 @@ from tests import drawn as sample
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
     """The released classifier."""
-    return open_bundle("wbc-types-small", "classifier")
+    return open_bundle("wbc-types", "classifier")
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from detect.classify.learn import state_of  # noqa: E402
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
     """The released classifier."""
-    return open_bundle("wbc-types-small", "classifier")
+    return open_bundle("wbc-types", "classifier")
 
 
 @pytest.fixture(scope="module")
@@ -191,17 +191,15 @@ def test_the_command_draws_cells_it_finds_or_is_given(tmp_path: Path) -> None:
     pixels, truth = sample.field(31, ["Neutrophil"])
     path = tmp_path / "field.png"
     cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    answer = inside("explain", "wbc-types-small", path, "--out", tmp_path / "a.png")
+    answer = inside("explain", "wbc-types", path, "--out", tmp_path / "a.png")
     assert answer.code == 0, answer.err
     assert cv2.imread(str(tmp_path / "a.png")) is not None
     assert "may be" in answer.out
-    given = inside("explain", "wbc-types-small", path, "--mpp", 0.08, "--error-rate", 0.3, "--out", tmp_path / "c.png")
+    given = inside("explain", "wbc-types", path, "--mpp", 0.08, "--error-rate", 0.3, "--out", tmp_path / "c.png")
     assert given.code == 0, given.err
     assert "error rate of 0.3" in given.out
     box = ",".join(str(round(v)) for v in next(t for t in truth if t.name == "Neutrophil").box)
-    answer = inside(
-        "explain", "wbc-types-small", path, "--box", box, "--method", "score-cam", "--out", tmp_path / "b.png"
-    )
+    answer = inside("explain", "wbc-types", path, "--box", box, "--method", "score-cam", "--out", tmp_path / "b.png")
     assert answer.code == 0, answer.err
     assert (tmp_path / "b.png").is_file()
 
@@ -220,7 +218,7 @@ def test_mistakes_are_named(tmp_path: Path, given: tuple[str, ...], said: str) -
     pixels, _ = sample.field(31, ["Neutrophil"])
     path = tmp_path / "field.png"
     cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    answer = inside("explain", "wbc-types-small", path, "--out", tmp_path / "a.png", *given)
+    answer = inside("explain", "wbc-types", path, "--out", tmp_path / "a.png", *given)
     assert answer.code == 2
     assert said in " ".join(answer.err.split())
 
@@ -228,7 +226,7 @@ def test_mistakes_are_named(tmp_path: Path, given: tuple[str, ...], said: str) -
 def test_explanations_are_measured_by_the_real_command(tmp_path: Path, shared_data: Path) -> None:
     assert (shared_data / "wbc-masks").is_dir()
     given = ("--data", "wbc-masks", "--split-file", "wbc-masks-release", "--split", "dev", "--bootstrap", "10")
-    answer = inside("evaluate", "explanations", "wbc-types-small", *given, "--out", tmp_path)
+    answer = inside("evaluate", "explanations", "wbc-types", *given, "--out", tmp_path)
     assert answer.code == 0, answer.err
     told = json.loads((tmp_path / "metrics.json").read_text())
     assert told["n_cells"] > 30

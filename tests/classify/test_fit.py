@@ -30,7 +30,7 @@ from detect.classify.crops import crop, resize  # noqa: E402
 from detect.classify.export import write_graph  # noqa: E402
 from detect.classify.fit import Task, mixture  # noqa: E402
 from detect.classify.handmade import measure  # noqa: E402
-from detect.classify.learn import chances  # noqa: E402
+from detect.classify.learn import chances, write_weights  # noqa: E402
 from detect.classify.recipes import check  # noqa: E402
 from detect.classify.settings import (  # noqa: E402
     ClassifierSettings,
@@ -379,3 +379,9 @@ def test_chances_and_coming_to_rest() -> None:
     assert still_rises(list(np.linspace(0, 1, 50)))
     assert not still_rises([0.9] * 50)
     assert not still_rises(list(1 - np.exp(-np.arange(100) / 10)))
+
+
+def test_weights_may_be_read_by_whoever_may_read_what_lies_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "card").touch()
+    write_weights({"a": torch.zeros(2)}, tmp_path / "weights")
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "card").stat().st_mode

@@ -162,7 +162,7 @@ def test_masks_of_a_detector_are_parts_with_the_nucleus_in_them(cells: list[Type
 
 def test_a_classifier_is_no_segmenter() -> None:
     with pytest.raises(BundleError, match="this is a classifier, not a segmenter"):
-        open_segmenter("wbc-types-small", EngineSettings())
+        open_segmenter("wbc-types", EngineSettings())
 
 
 def test_parts_lie_where_the_box_does(cells: list[TypedCell]) -> None:

@@ -86,8 +86,8 @@ def test_doctor_names_parts_engines_and_bundles() -> None:
 def test_doctor_finds_an_altered_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    shutil.copytree(assets.RELEASED_BUNDLES / "wbc-types-small", tmp_path / "wbc-types-small")
-    (tmp_path / "wbc-types-small" / "model.onnx").write_bytes(b"altered")
+    shutil.copytree(assets.RELEASED_BUNDLES / "wbc-types", tmp_path / "wbc-types")
+    (tmp_path / "wbc-types" / "model.onnx").write_bytes(b"altered")
     monkeypatch.setattr(assets, "RELEASED_BUNDLES", tmp_path)
     answer = inside("doctor")
     assert answer.code == 1
@@ -118,9 +118,9 @@ def test_a_synthetic_set_has_a_size(tmp_path: Path, words: tuple[object, ...]) -
 
 
 def test_show_prints_the_card(tmp_path: Path) -> None:
-    answer = inside("bundle", "show", "wbc-types-small")
+    answer = inside("bundle", "show", "wbc-types")
     assert answer.code == 0
-    card = assets.RELEASED_BUNDLES / "wbc-types-small" / "bundle.yaml"
+    card = assets.RELEASED_BUNDLES / "wbc-types" / "bundle.yaml"
     assert yaml.safe_load(answer.out)["files"] == yaml.safe_load(card.read_text("utf-8"))["files"]
     assert inside("bundle", "show", tmp_path).code == 2
 

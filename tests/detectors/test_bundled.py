@@ -128,7 +128,7 @@ def test_odd_fields_are_scored(detector: BundleDetector) -> None:
 
 def test_another_kind_of_bundle_is_refused() -> None:
     with pytest.raises(BundleError, match="not a detector"):
-        BundleDetector(open_bundle("wbc-types-small"))
+        BundleDetector(open_bundle("wbc-types"))
 
 
 def test_an_unknown_family_lists_the_choices() -> None:

@@ -46,7 +46,7 @@ def test_a_detector_sees_preprocessed_fields(bundle: Bundle, drawn: Drawn) -> No
 
 
 def test_a_classifier_sees_cells_of_preprocessed_fields(bundle: Bundle, drawn: Drawn) -> None:
-    typer = open_bundle("wbc-types-small", "classifier")
+    typer = open_bundle("wbc-types", "classifier")
     changed = with_steps(typer, "classifier")
     fields = [pixels for pixels, _ in drawn][:2]
     names = [("s", f"{i}") for i in range(2)]

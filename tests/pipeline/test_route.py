@@ -33,7 +33,7 @@ class Says:
 
 def bundle(name: str, classes: tuple[str, ...], **card: Any) -> Bundle:
     """A classifier of these types that is on no disk."""
-    real = open_bundle("wbc-types-small", "classifier")
+    real = open_bundle("wbc-types", "classifier")
     assert real.card.classifier is not None
     section = real.card.classifier.model_copy(update={"calibration": None, "familiarity": None})
     card = {"name": name, "classes": classes, "classifier": section, "training": None, **card}

@@ -36,7 +36,7 @@ def detector() -> Bundle:
 @pytest.fixture(scope="module")
 def classifier() -> Bundle:
     """The released classifier."""
-    return open_bundle("wbc-types-small", "classifier")
+    return open_bundle("wbc-types", "classifier")
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +205,10 @@ def test_a_detector_with_other_names_for_the_same_cells_finds_the_same(
     fields: list[Image], detector: Bundle, tmp_path: Path
 ) -> None:
     other = written(detector, tmp_path / "other", ("leukocyte", "erythrocyte", "thrombocyte"))
-    opened = open_pipeline(PipelineSettings(detector=other, nodes=(Node(bundle="wbc-types-small"),)))
+    opened = open_pipeline(PipelineSettings(detector=other, nodes=(Node(bundle="wbc-types"),)))
     pipeline = Pipeline(opened, ENGINE, thresholds={"WBC": 0.3})
     assert not pipeline.unreached
-    usual = open_pipeline(PipelineSettings(detector="cells-yolov8n", nodes=(Node(bundle="wbc-types-small"),)))
+    usual = open_pipeline(PipelineSettings(detector="cells-yolov8n", nodes=(Node(bundle="wbc-types"),)))
     expected = Pipeline(usual, ENGINE, thresholds={"WBC": 0.3}).run(fields, names(fields))
     assert pipeline.run(fields, names(fields)) == expected
     assert any(record.type for cells in expected for record in cells.records)
@@ -246,9 +246,7 @@ def test_the_detectors_own_masks_are_measured(fields: list[Image]) -> None:
     assert measured > 2
 
 
-@pytest.mark.parametrize(
-    ("named", "said"), [("cells-yolov8n", "draws no masks"), ("wbc-types-small", "not a segmenter")]
-)
+@pytest.mark.parametrize(("named", "said"), [("cells-yolov8n", "draws no masks"), ("wbc-types", "not a segmenter")])
 def test_what_draws_no_parts_of_cells_is_refused_before_a_field_is_read(named: str, said: str) -> None:
     with pytest.raises(BundleError, match=said):
         open_pipeline(PipelineSettings(detector="classical", morphology=named))

@@ -36,7 +36,7 @@ def test_the_default_knows_real_cells() -> None:
 
 
 def test_bundles_trained_on_drawn_cells_do_not_run_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = open_bundle("wbc-types-small", "classifier")
+    real = open_bundle("wbc-types", "classifier")
     drawn = real.card.model_copy(update={"trained_on": "synthetic"})
 
     def opened(name: str, task: str) -> object:
@@ -45,7 +45,7 @@ def test_bundles_trained_on_drawn_cells_do_not_run_unasked(monkeypatch: pytest.M
 
     monkeypatch.setattr(run, "open_bundle", opened)
     settings = load_pipeline("default")
-    with pytest.raises(ConfigError, match="wbc-types-small learnt from drawn cells only"):
+    with pytest.raises(ConfigError, match="wbc-types learnt from drawn cells only"):
         open_pipeline(settings)
     assert open_pipeline(settings.model_copy(update={"synthetic": True})).nodes
 
@@ -59,7 +59,7 @@ def test_no_other_way_runs_them_either() -> None:
 
     real = open_bundle("cells-yolov8n", "detector")
     drawn = replace(real, card=real.card.model_copy(update={"trained_on": "synthetic"}))
-    classifier = open_bundle("wbc-types-small", "classifier")
+    classifier = open_bundle("wbc-types", "classifier")
     drawn_types = replace(classifier, card=classifier.card.model_copy(update={"trained_on": "synthetic"}))
     for opened in (Opened(drawn, ()), Opened(real, (asked(drawn_types),))):
         with pytest.raises(ConfigError, match="drawn cells only"):
@@ -85,19 +85,19 @@ def test_mistakes_are_named(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_bundles_beside_the_file_are_found(tmp_path: Path) -> None:
-    path = write(tmp_path, "detector: ./mine\nnodes: [{bundle: ../other}, {bundle: wbc-types-small}]")
+    path = write(tmp_path, "detector: ./mine\nnodes: [{bundle: ../other}, {bundle: wbc-types}]")
     found = load_pipeline(path)
     assert found.detector == str(tmp_path / "mine")
-    assert [n.bundle for n in found.nodes] == [str(tmp_path.parent / "other"), "wbc-types-small"]
+    assert [n.bundle for n in found.nodes] == [str(tmp_path.parent / "other"), "wbc-types"]
 
 
 def test_two_bundles_of_one_name_are_refused(tmp_path: Path) -> None:
     import shutil
 
-    shutil.copytree(open_bundle("wbc-types-small").path, tmp_path / "copy")
+    shutil.copytree(open_bundle("wbc-types").path, tmp_path / "copy")
     card = tmp_path / "copy" / "bundle.yaml"
     card.write_text(card.read_text("utf-8") + "# another\n", "utf-8")
-    nodes = ({"bundle": "wbc-types-small"}, {"bundle": str(tmp_path / "copy")})
+    nodes = ({"bundle": "wbc-types"}, {"bundle": str(tmp_path / "copy")})
     settings = PipelineSettings.model_validate({"detector": "cells-yolov8n", "nodes": nodes})
-    with pytest.raises(ConfigError, match="two bundles share the name 'wbc-types-small'"):
+    with pytest.raises(ConfigError, match="two bundles share the name 'wbc-types'"):
         open_pipeline(settings)

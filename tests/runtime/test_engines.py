@@ -46,7 +46,7 @@ def test_detectors_agree(detector: Bundle, fields: list[Image]) -> None:
 
 @BOTH
 def test_classifiers_agree(fields: list[Image]) -> None:
-    bundle = open_bundle("wbc-types-small", "classifier")
+    bundle = open_bundle("wbc-types", "classifier")
     a, b = (BundleClassifier(bundle, EngineSettings(name)) for name in ENGINES)
     crops = [a.cut(f, (x, 100, x + 90, 190)) for f in fields for x in (10, 200, 500)]
     assert np.abs(a.predict(crops) - b.predict(crops)).max() <= 1e-3

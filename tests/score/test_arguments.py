@@ -52,7 +52,7 @@ def check_refused(answer: Answer, *words: str) -> None:
         (("--precision", "int8"), ("int8", "remedy")),
         (("--runtime", "onnxruntime", "--precision", "bf16"), ("bf16", "remedy")),
         (("--detector", "nowhere"), ("no bundle 'nowhere'", "cells-yolov8n")),
-        (("--detector", "wbc-types-small"), ("this is a classifier, not a detector",)),
+        (("--detector", "wbc-types"), ("this is a classifier, not a detector",)),
         (("--classifier", "cells-yolov8n"), ("this is a detector, not a classifier",)),
         (("--colour",), ("--colour",)),
     ],
@@ -155,7 +155,7 @@ def test_names_in_square_brackets_are_printed_whole(one: Path, tmp_path: Path) -
 
 
 def test_two_bundles_of_one_name_are_refused(one: Path, tmp_path: Path) -> None:
-    twice = ("--classifier", "wbc-types-small", "--classifier", "wbc-types-small")
+    twice = ("--classifier", "wbc-types", "--classifier", "wbc-types")
     check_refused(inside("score", one, "--out", tmp_path / "o", *twice), "share the name")
 
 

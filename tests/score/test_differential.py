@@ -57,7 +57,7 @@ def test_equals_counting_by_hand(scored: tuple[Path, Answer], table: Table) -> N
     cells = table(out, "cells")
     rows = read_csv(out / "slides.csv")
     assert {r["slide"] for r in rows} == {"slide-a", "slide-b", "slide-c"}
-    types = open_bundle("wbc-types-small").card.classes
+    types = open_bundle("wbc-types").card.classes
     for slide in ("slide-a", "slide-b", "slide-c"):
         mine = {r["cell"]: r for r in rows if r["slide"] == slide}
         white = [c for c in cells if c["slide"] == slide and c["label"] == "WBC"]
@@ -122,7 +122,7 @@ def test_the_csv_survives_odd_names(counted: Store) -> None:
 
 
 def test_what_cannot_be_seen_is_said_blasts_first() -> None:
-    card = open_bundle("wbc-types-small").card
+    card = open_bundle("wbc-types").card
     missing = not_seen(card.classes)
     assert missing[0] == "Blast"
     assert not set(missing) & set(card.classes)

@@ -21,7 +21,7 @@ from tests.data import encode
 TILES = 9  # across and down
 WHOLE: dict[str, Any] = {
     "detector": "cells-yolov8n",
-    "nodes": [{"bundle": "wbc-types-small", "ask": ["WBC"]}],
+    "nodes": [{"bundle": "wbc-types", "ask": ["WBC"]}],
     "morphology": "classical",
     "fab": True,
 }

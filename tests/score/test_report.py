@@ -96,7 +96,7 @@ def test_the_models_and_their_limits_are_on_it(scored: Scored) -> None:
     from detect.bundles.folder import open_bundle
 
     text = text_of(scored[0])
-    for name in ("cells-robust", "wbc-types-small"):
+    for name in ("cells-robust", "wbc-types"):
         bundle = open_bundle(name)
         assert bundle.hash in text
         assert bundle.card.training.split in text

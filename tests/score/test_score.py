@@ -53,7 +53,7 @@ def test_cells_are_in_the_order_of_the_results(scored: Scored, table: Table) -> 
 
 
 def test_cells_lie_in_their_field_and_are_typed_where_routed(scored: Scored, table: Table) -> None:
-    types = set(open_bundle("wbc-types-small").card.classes)
+    types = set(open_bundle("wbc-types").card.classes)
     white = 0
     for row in table(scored[0], "cells"):
         assert 0 <= row["x0"] < row["x1"] <= sample.WIDTH
@@ -102,7 +102,7 @@ def test_the_run_record_says_what_was_done(scored: Scored, table: Table) -> None
     assert record["statement"] == "morphology, for research use, not a diagnosis"
     assert record["fields"] == {"found": 6, "ok": 6, "failed": 0, "skipped": 0}
     assert record["cells"] == len(table(scored[0], "cells"))
-    hashes = {open_bundle(n).card.name: open_bundle(n).hash for n in ("cells-robust", "wbc-types-small")}
+    hashes = {open_bundle(n).card.name: open_bundle(n).hash for n in ("cells-robust", "wbc-types")}
     assert record["bundles"] == hashes
     fastest = open_bundle("cells-robust").first_offered(fast_precisions("openvino"), "openvino") or "fp32"
     assert (record["engine"]["name"], record["engine"]["precision"]) == ("openvino", fastest)

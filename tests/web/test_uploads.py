@@ -322,7 +322,7 @@ def test_two_pipelines_stand_side_by_side(fields: dict[str, bytes], tmp_path: Pa
     other = tmp_path / "other.yaml"
     other.write_text(
         "title: Another detector\ntaxonomy: 1\ndetector: ./drawn\nsynthetic: true\nfab: true\n"
-        "nodes: [{ask: [WBC], bundle: wbc-types-small}]\n"
+        "nodes: [{ask: [WBC], bundle: wbc-types}]\n"
     )
     with served(tmp_path / "data", "--workers", 1, "--pipeline", "page", "--pipeline", other) as page:
         told = page.wait(page.send(fields).json()["id"])
@@ -332,9 +332,10 @@ def test_two_pipelines_stand_side_by_side(fields: dict[str, bytes], tmp_path: Pa
             shown = client.get(f"/uploads/{told['id']}").text
     assert [(m["pipeline"], m["name"]) for m in found["models"]] == [
         (0, "cells-robust"),
-        (0, "wbc-types-small"),
+        (0, "wbc-types"),
+        (0, "wbc-parts"),
         (1, "drawn-only"),
-        (1, "wbc-types-small"),
+        (1, "wbc-types"),
     ]
     agreed = found["agreement"][0]
     assert (agreed["one"], agreed["other"]) == (0, 1)
