@@ -11,8 +11,9 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from detect.web import metrics, pictures, told
+from detect.web.exports import FORMS
 from detect.web.forms import posted
-from detect.web.service import FORMS, Service
+from detect.web.service import Service
 
 TYPES = {
     "csv": "text/csv; charset=utf-8",

@@ -23,11 +23,12 @@ from detect.score.store import rle_of
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 from detect.web import told
 from detect.web.api import Cell, Number, Serving, Upload, exported
+from detect.web.exports import FORMS
 from detect.web.forms import posted
 from detect.web.guard import PASS
 from detect.web.intake import RefusedError
 from detect.web.scorers import run_folder
-from detect.web.service import FORMS, MissingError, Service
+from detect.web.service import MissingError, Service
 
 router = APIRouter(include_in_schema=False)
 WHO = "smear_who"  # cookie: the name that a person gave last

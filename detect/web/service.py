@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import os
 import re
 import secrets
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,10 +17,8 @@ from typing import BinaryIO
 import numpy as np
 
 from detect.errors import ConfigError, DataError, SmearError
-from detect.score import export
-from detect.score.store import EXPORTS
 from detect.taxonomy import UNIDENTIFIED, taxonomy
-from detect.web import intake, pictures, told
+from detect.web import exports, intake, pictures, told
 from detect.web.reading import Scored, open_all, upload_told
 from detect.web.records import Correction, FullError, Records, Upload
 from detect.web.scorers import Scorers, delete, input_folder, run_folder
@@ -39,7 +34,6 @@ _KEPT = 32  # assessments
 SAMPLES = 3  # drawn fields to try
 _TITLE = re.compile(r"[\x00-\x1f\x7f]")
 _COUNTS = ("WBC", "RBC", "Platelet")
-FORMS = ("csv", "coco", "geojson", "review", "corrections")
 
 
 def _claim(settings: WebSettings) -> int | None:
@@ -236,25 +230,8 @@ class Service:
                 which `smear review open` takes); corrections (JSON lines, all that was ever said).
         """
         scored = self.scored(upload)
-        with tempfile.TemporaryDirectory(dir=self.settings.scratch) as name:
-            home = Path(name)
-            run = run_folder(self.settings, upload, 0)
-            if form == "csv":
-                export.to_csv(run, home / EXPORTS["csv"])
-                yield _csv(home / EXPORTS["csv"], scored)
-            elif form == "coco":
-                yield _coco(run, home, scored)
-            elif form == "geojson":
-                export.to_geojson(run, home / "geojson")
-                yield _zipped(home / "geojson.zip", _geojson(home / "geojson", scored))
-            elif form == "review":
-                files = {}
-                for number in (f.number for f in scored.fields if f.status == "ok"):
-                    path = files[f"images/{_shown(scored, number)}"] = home / f"{number}.png"
-                    path.write_bytes(pictures.png(pictures.field(scored, number, pictures.WHOLE)))
-                yield _zipped(home / "review.zip", {"annotations.json": _coco(run, home, scored), **files})
-            else:
-                yield _corrections(home / "corrections.jsonl", self.records, upload)
+        with tempfile.TemporaryDirectory(dir=self.settings.scratch) as home:
+            yield exports.write(form, Path(home), run_folder(self.settings, upload, 0), scored, self.records, upload)
 
 
 def _type(value: str) -> str:
@@ -294,109 +271,3 @@ def _values(scored: Scored, number: int | None) -> Mapping[str, str]:
     told_of = {name: str(field.counts.get(name, 0)) for name in _COUNTS}
     told_of |= {"scale": "" if field.scale is None else f"{field.scale:.1f}"}
     return told_of | {name: f"{value:g}" for name, value in field.quality.items()}
-
-
-def _shown(scored: Scored, number: int) -> str:
-    """The name of a picture in an export: its own, made safe, behind its number."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(scored.pictures[number].name).stem)[:60].strip(".") or "field"
-    return f"{number:05d}-{safe}.png"
-
-
-def _coco(run: Path, home: Path, scored: Scored) -> Path:
-    """The run's COCO with the words of people: their type is the category, the machine's stays in the attributes."""
-    path = home / EXPORTS["coco"]
-    export.to_coco(run, path)
-    found = json.loads(path.read_text("utf-8"))
-    numbers = {p.file: n for n, p in scored.pictures.items()}
-    of_image = {image["id"]: numbers[image["file_name"]] for image in found["images"]}
-    for image in found["images"]:
-        image["original_name"] = scored.pictures[of_image[image["id"]]].name
-        image["file_name"] = _shown(scored, of_image[image["id"]])
-    names = {c["name"]: c["id"] for c in found["categories"]}
-    for one in found["annotations"]:
-        said = scored.said.get((of_image[one["image_id"]], one["attributes"]["cell"]), {})
-        for what, word in said.items():
-            one["attributes"][f"machine {what}"] = word.machine
-            one["attributes"][f"{what} by"] = f"{word.who}, {word.at}"
-            if what == "type":
-                one["category_id"] = names.setdefault(word.value, len(names) + 1)
-                one["attributes"]["confirmed"] = True
-            else:
-                one["attributes"][what] = float(word.value)
-        if said and (about := scored.cell(of_image[one["image_id"]], one["attributes"]["cell"])) is not None:
-            one["attributes"].pop("fab", None)
-            one["attributes"] |= {"fab": about.fab} if about.fab else {}
-    found["categories"] = [{"id": number, "name": name} for name, number in names.items()]
-    path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
-    return path
-
-
-def _csv(path: Path, scored: Scored) -> Path:
-    """The run's CSV with the names of pictures as they came, and columns with the words of people."""
-    numbers = {p.file: n for n, p in scored.pictures.items()}
-    out = path.with_name("cells-corrected.csv")
-    more = ("picture", "sha256", "corrected_type", "corrected_attributes", "by", "at")
-    with path.open(newline="", encoding="utf-8") as source, out.open("w", newline="", encoding="utf-8") as target:
-        rows = csv.DictReader(source)
-        writer = csv.DictWriter(target, [*(rows.fieldnames or ()), *more], lineterminator="\n", restval="")
-        writer.writeheader()
-        for row in rows:
-            picture = scored.pictures[numbers[row["field"]]]
-            said = scored.said.get((picture.number, int(row["cell"])), {})
-            kind, others = said.get("type"), [w for what, w in said.items() if what != "type"]
-            row |= {"field": _plain(picture.name), "picture": str(picture.number), "sha256": picture.sha256}
-            row["corrected_attributes"] = "; ".join(f"{w.what}={w.value} by {_plain(w.who)}" for w in others)
-            if said and (about := scored.cell(picture.number, int(row["cell"]))) is not None:
-                row["fab"] = about.fab
-            if kind is not None:
-                row |= {"corrected_type": kind.value, "by": _plain(kind.who), "at": kind.at}
-            writer.writerow(row)
-    return out
-
-
-def _geojson(folder: Path, scored: Scored) -> dict[str, Path]:
-    """The run's GeoJSON by the names of pictures, cells that a person named by that name."""
-    names = {p.file.replace("/", "__"): n for n, p in scored.pictures.items()}
-    out = {}
-    for path in sorted(folder.iterdir()):
-        number = names[path.name.removesuffix(".geojson")]
-        found = json.loads(path.read_text("utf-8"))
-        for feature in found["features"]:
-            about = feature["properties"]
-            cell = int(about["name"].rpartition("#")[2])
-            about["name"] = f"{scored.pictures[number].name}#{cell}"
-            said = scored.said.get((number, cell), {}).get("type")
-            if said is not None:
-                about["classification"]["name"] = said.value
-        path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
-        out[f"{_shown(scored, number).removesuffix('.png')}.geojson"] = path
-    return out
-
-
-def _plain(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text
-
-
-def _corrections(path: Path, records: Records, upload: str) -> Path:
-    """Every correction that was ever made of an upload, a line each."""
-    names = {p.number: p.name for p in records.pictures(upload)}
-    lines = []
-    for _, one in records.corrections(upload):
-        row: dict[str, object] = {
-            "field": one.picture,
-            "name": names.get(one.picture or 0),
-            "sha256": one.sha256,
-            "cell": one.cell,
-        }
-        row |= {"box": one.box, "what": one.what, "machine": one.machine, "value": one.value}
-        lines.append(json.dumps(row | {"who": one.who, "at": one.at}, ensure_ascii=False))
-    path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    return path
-
-
-def _zipped(path: Path, files: Mapping[str, Path]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-        for name, file in files.items():
-            packed.write(file, name)
-    return path
