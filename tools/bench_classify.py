@@ -79,7 +79,7 @@ def main() -> None:
         with torch.inference_mode():
             for batch, _ in loader:
                 # timm hands over floats from 0 to 1; the network scales bytes itself.
-                torch.softmax(model((batch * 255).permute(0, 2, 3, 1)), dim=1)
+                torch.softmax(model((batch * 255).permute(0, 2, 3, 1))[0], dim=1)  # scores; distances beside
 
     loops = {"timm: create_loader and eval loop": theirs}
     for engine in installed():

@@ -20,7 +20,7 @@ from typing import Any
 
 from detect.evaluate.tables import table
 
-TIMES = ("hours", "minutes", "ms a field")
+TIMES = ("hours", "minutes", "ms a field", "time")  # how such columns begin
 
 
 def parts(value: Any) -> list[Any]:
@@ -43,7 +43,7 @@ def differences(one: dict[str, Any], other: dict[str, Any], rows: list[str]) -> 
     """Row, column, difference, and that in widths of the figure's limits (NaN without)."""
     for row in rows:
         for column, value in one[row].items():
-            if column in TIMES or column not in other[row]:
+            if column.startswith(TIMES) or column not in other[row]:
                 continue
             change = apart(value, other[row][column])
             limits = (value["low"], value["high"]) if isinstance(value, dict) else (None, None)

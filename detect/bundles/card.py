@@ -168,6 +168,7 @@ class SlideGraph(Settings):
         asks: bundles whose answers it learnt from; a pipeline that asks others may not use it.
         detector: that found the cells. error_rate: of the pipeline that asked. models: of all of these, by name, the
             SHA-256 of the model; a pipeline in which one of them is another may not use it.
+        min_score, thresholds: in place of the detector's own, in those runs; a pipeline with others may not use it.
         min_cells: with fewer white cells a slide gets no name; never under LEAST_WHITE.
         temperature: the graph's scores are divided by this before the softmax; fitted on dev.
         calibration: which patterns a slide may show, at any share of errors.
@@ -178,6 +179,8 @@ class SlideGraph(Settings):
     detector: str
     error_rate: float = Key(gt=0, lt=1)
     models: dict[str, str]
+    min_score: float | None = None
+    thresholds: dict[str, float] = {}
     min_cells: int = Key(LEAST_WHITE, ge=LEAST_WHITE)
     temperature: float = Key(1.0, gt=0)
     calibration: Calibration

@@ -56,8 +56,9 @@ class Bundle:
         return {name: self.detector.thresholds[c] for name, c in zip(self.names, self.card.classes, strict=True)}
 
     def check_names(self) -> None:
-        """BundleError where the names of its classes cannot be trusted to mean what ours do."""
-        names, own, ours = self.names, self.card.taxonomy, taxonomy().version
+        """BundleError where the names of its classes, or of a slide's inputs, may mean other than ours."""
+        own, ours = self.card.taxonomy, taxonomy().version
+        names = self.names if self.card.slide is None else self.card.slide.inputs
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice is not None:
             both = [c for c, n in zip(self.card.classes, names, strict=True) if n == twice]

@@ -41,13 +41,14 @@ class SlideSettings(Settings):
 
 @dataclass(frozen=True)
 class Asked:
-    """What answered for the cells of a run, as of `SlideGraph`. changed: of the detector's thresholds, by the run."""
+    """What answered for the cells of a run, as of `SlideGraph`."""
 
     asks: tuple[str, ...]
     detector: str
     error_rate: float
     models: tuple[tuple[str, str], ...]
-    changed: tuple[tuple[str, str], ...] = ()
+    min_score: float | None = None
+    thresholds: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,8 @@ class Slides:
 
     Attributes:
         names, bags, truth: of each slide. asked: what found their cells and answered for them.
+        counted: white cells of each, as a differential counts them: bags hold smudge cells and artefacts too.
+        patients: of each, None where that is not known: slides of one are never on both sides.
         trained_on: of those bundles, and of the slides: synthetic where drawn cells are anywhere on the way.
         data: the runs, for the card.
     """
@@ -63,6 +66,14 @@ class Slides:
     names: tuple[str, ...]
     bags: tuple[Bag, ...]
     truth: tuple[str, ...]
+    counted: tuple[int, ...]
+    patients: tuple[str | None, ...]
     asked: Asked
     trained_on: TrainedOn
     data: tuple[str, ...]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The patient of each slide, or the slide where none is known."""
+        both = zip(self.names, self.patients, strict=True)
+        return tuple(f"slide {name}" if patient is None else f"patient {patient}" for name, patient in both)

@@ -103,11 +103,16 @@ def mean_curves(
     return {name: found[k * steps : (k + 1) * steps] for k, name in enumerate(curves)}
 
 
-def sheet(cells: Sequence[Explained], columns: int = 4) -> Image:
-    """Crop and map side by side, with what was answered; wrong answers stand out."""
+def sheet(cells: Sequence[Explained], columns: int = 4, held: Sequence[str] = (), note: str = "") -> Image:
+    """Crop and map side by side, with what was answered; wrong answers stand out.
+
+    Args:
+        held: of each cell, why its answer is none; empty where it is one. note: a line below them all.
+    """
     rows = -(-max(1, len(cells)) // columns)
-    wide, high = 2 * _SIDE + 14, _SIDE + 3 * _LINE + 14
-    page: NDArray[np.uint8] = np.full((rows * high + 8, columns * wide + 8, 3), 255, np.uint8)
+    wide, high = 2 * _SIDE + 14, _SIDE + (4 if any(held) else 3) * _LINE + 14
+    size = (rows * high + 8 + (2 * _LINE if note else 0), columns * wide + 8, 3)
+    page: NDArray[np.uint8] = np.full(size, 255, np.uint8)
     for i, cell in enumerate(cells):
         x, y = 8 + (i % columns) * wide, 8 + (i // columns) * high
         for j, picture in enumerate((cell.crop, over(cell.crop, cell.found))):
@@ -118,8 +123,11 @@ def sheet(cells: Sequence[Explained], columns: int = 4) -> Image:
         ink = (170, 0, 0) if wrong else (30, 30, 30)
         lines = [f"{cell.answer} {100 * cell.sure:.0f} %"]
         lines += [f"is: {cell.truth}"] if cell.truth is not None else []
+        lines += [held[i]] if held and held[i] else []
         lines += [f"deletion {cell.area:.2f}, random {cell.random:.2f}"]
         for k, line in enumerate(lines):
             place = (x, y + _SIDE + _LINE * (k + 1) - 3)
             cv2.putText(page, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.46, ink, 1, cv2.LINE_AA)
+    place = (8, page.shape[0] - _LINE)
+    cv2.putText(page, note, place, cv2.FONT_HERSHEY_SIMPLEX, 0.46, (170, 0, 0), 1, cv2.LINE_AA)
     return page

@@ -217,10 +217,13 @@ def shape(crop: Crop) -> dict[str, float]:
 
 
 def nucleus(crop: Crop) -> dict[str, float]:
-    """Nucleus to cytoplasm: ratio of areas, colour of both in Lab, grain of both."""
+    """Nucleus and cytoplasm: part of the cell that is nucleus, colour of both in Lab, grain of both.
+
+    The part says what the N:C ratio says, and stays finite where no cytoplasm is seen.
+    """
     cytoplasm = crop.cell & ~crop.nucleus
     lab = cv2.cvtColor(crop.pixels, cv2.COLOR_RGB2LAB).astype(np.float64)
-    out = {"N:C ratio": float(crop.nucleus.sum() / max(1, crop.cell.sum()))}
+    out = {"nucleus share": float(crop.nucleus.sum() / max(1, crop.cell.sum()))}
     for name, mask in (("nucleus", crop.nucleus), ("cytoplasm", cytoplasm)):
         values = lab[mask] if mask.any() else np.zeros((1, 3))
         out |= {f"{name} {c}": float(v) / 255 for c, v in zip("Lab", values.mean(axis=0), strict=True)}

@@ -72,7 +72,7 @@ def shape(nucleus: Mask) -> dict[str, float]:
     """Form of the nucleus, of all its pieces together."""
     outlines, _ = cv2.findContours(nucleus.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     area = float(nucleus.sum())
-    around = sum(cv2.arcLength(o, True) for o in outlines)
+    around = sum(_length(o[:, 0]) for o in outlines)
     points = np.concatenate(outlines)
     hull = cv2.convexHull(points)[:, 0].astype(np.int64)
     steps = np.gcd(*np.abs(hull - np.roll(hull, 1, axis=0)).T).sum()
@@ -83,6 +83,19 @@ def shape(nucleus: Mask) -> dict[str, float]:
         "nucleus eccentricity": _eccentricity(nucleus),
         "lobes": float(lobes(nucleus)),
     }
+
+
+def _length(outline: NDArray[np.int32]) -> float:
+    """Length of a closed outline of neighbouring pixels, (n, 2), without the excess of its stairs.
+
+    Vossepoel and Smeulders, Computer Graphics and Image Processing 20 (1982): 347-364.
+    """
+    if len(outline) < 2:
+        return 0.0
+    steps = np.roll(outline, -1, axis=0) - outline
+    odd = np.abs(steps).sum(axis=1) == 2  # to a diagonal neighbour
+    corners = (steps != np.roll(steps, 1, axis=0)).any(axis=1)
+    return float(0.980 * (~odd).sum() + 1.406 * odd.sum() - 0.091 * corners.sum())
 
 
 def lobes(nucleus: Mask) -> int:

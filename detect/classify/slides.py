@@ -61,26 +61,31 @@ def train(
         model = _learn(settings, slides, patterns, [i for i, f in fold_of.items() if f != fold])
         told_of |= {i: _scores(model, slides.bags[i]) for i, f in fold_of.items() if f == fold}
     # Slides with few cells are learnt from, but none of them will ever be called: nothing is calibrated on them.
-    full = [i for i in sorted(fold_of) if len(slides.bags[i]) >= settings.min_cells]
+    full = [i for i in sorted(fold_of) if slides.counted[i] >= settings.min_cells]
     scores = np.stack([told_of[i] for i in full])
     truth = np.array([patterns.index(_pattern(settings, slides.truth[i])) for i in full], np.int64)
     heat = temperature(scores, truth)
     told = softmax(scores, heat)
     model = _learn(settings, slides, patterns, sorted(fold_of))
     calibration = calibration_of(patterns, told, truth, f"{len(full)} slides, each while it was held out")
+    groups = slides.groups
     likely = conformal.sets(told, conformal.limits([calibration.strange[p] for p in patterns], ERROR))
-    report = measure(patterns, truth, told, [slides.names[i] for i in full], likely)
+    report = measure(patterns, truth, told, [groups[i] for i in full], likely)
     write_weights(state_of(model), out / WEIGHTS)
     _export(model, len(settings.inputs), out / GRAPH)
     counts = dict(Counter(_pattern(settings, slides.truth[i]) for i in fold_of))
-    split = f"{settings.folds} folds of slides, seed {settings.seed}"
+    unknown = sum(slides.patients[i] is None for i in fold_of)
+    split = f"{settings.folds} folds of {'slides' if unknown else 'patients'}, seed {settings.seed}"
+    limits = about.limits
+    if unknown and slides.trained_on != "synthetic":
+        limits += (f"Of {unknown} of {len(fold_of)} slides the patient is not known: held-out slides may share one.",)
     card = Card(
         name=about.name,
         task="slide",
         title=about.title,
         licence=about.licence,
         intended_use=INTENDED_USE,
-        limits=about.limits,
+        limits=limits,
         taxonomy=taxonomy().version,
         trained_on=slides.trained_on,
         classes=patterns,
@@ -97,6 +102,8 @@ def train(
             detector=slides.asked.detector,
             error_rate=slides.asked.error_rate,
             models=dict(slides.asked.models),
+            min_score=slides.asked.min_score,
+            thresholds=dict(slides.asked.thresholds),
             min_cells=settings.min_cells,
             temperature=heat,
             calibration=calibration,
@@ -106,7 +113,7 @@ def train(
             split=split,
             fingerprint={},
             fields={"train": len(fold_of)},
-            groups={"train": len(fold_of)},
+            groups={"train": len({groups[i] for i in fold_of})},
             cells={"train": counts},
             settings=settings.model_dump(mode="json"),
             record={"minutes": round((time.monotonic() - started) / 60, 2), "torch": str(torch.__version__)},
@@ -126,7 +133,7 @@ def _pattern(settings: SlideSettings, truth: str) -> str:
 
 
 def _folds(settings: SlideSettings, slides: Slides) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Patterns, and the fold of each slide that is learnt from, every pattern spread over all folds."""
+    """Patterns, and the fold of each slide that is learnt from, every pattern spread over all folds, patients whole."""
     strange = sorted(set(slides.truth) - set(settings.patterns))
     if strange:
         what = f"the truth calls slides '{strange[0]}', which 'patterns' does not name"
@@ -134,14 +141,23 @@ def _folds(settings: SlideSettings, slides: Slides) -> tuple[tuple[str, ...], di
     patterns = tuple(dict.fromkeys(p for p in settings.patterns.values() if p is not None))
     rng = np.random.default_rng(settings.seed)
     fold_of: dict[int, int] = {}
+    fold_of_group: dict[str, int] = {}
+    groups = slides.groups
     for pattern in patterns:
         rows = [i for i, t in enumerate(slides.truth) if settings.patterns[t] == pattern and len(slides.bags[i])]
-        full = [i for i in rows if len(slides.bags[i]) >= settings.min_cells]
-        if len(rows) < settings.folds or not full:
-            what = f"{len(rows)} slides of the pattern '{pattern}', {len(full)} with {settings.min_cells} white cells"
+        full = [i for i in rows if slides.counted[i] >= settings.min_cells]
+        mine = list(dict.fromkeys(groups[i] for i in rows))
+        if len(mine) < settings.folds or not full:
+            of = f" of {len(mine)} patients" if len(mine) < len(rows) else ""
+            what = (
+                f"{len(rows)} slides{of} of the pattern '{pattern}', {len(full)} with {settings.min_cells} white cells"
+            )
             remedy = "name more runs, lower folds, or leave the pattern out with null"
             raise DataError(what, remedy=remedy)
-        fold_of |= {i: k % settings.folds for k, i in enumerate(rng.permutation(rows).tolist())}
+        drawn = [mine[k] for k in rng.permutation(len(mine)).tolist()]
+        new = [group for group in drawn if group not in fold_of_group]  # a patient may have slides of two patterns
+        fold_of_group |= {group: k % settings.folds for k, group in enumerate(new)}
+        fold_of |= {i: fold_of_group[groups[i]] for i in rows}
     return patterns, fold_of
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detect.cli.options import RunDevice, RunPrecision, Runtime, engine_settings
+from detect.cli.output import DRAWN_ONLY, print_table, print_tally
 from detect.cli.output import out as console
-from detect.cli.output import print_table, print_tally
+
+if TYPE_CHECKING:
+    from detect.bundles.folder import Bundle
 
 
 def classifier(
@@ -28,25 +31,20 @@ def classifier(
     """Accuracy, macro F1, confusion, and what abstaining does, on cells of known type."""
     import numpy as np
 
-    from detect import assets
     from detect.bundles.folder import add_metrics, open_bundle
     from detect.classify.bundled import BundleClassifier, softmax
     from detect.classify.export import metrics, raw_scores
     from detect.data.cards import load_card
     from detect.data.splits import cells_of, read_split
     from detect.data.typed import load_typed
-    from detect.errors import DataError
     from detect.evaluate.classification import Answers, measure, write
     from detect.evaluate.plots import confusion
     from detect.formats.tally import Tally
 
     opened = open_bundle(bundle, "classifier")
+    opened.check_names()
     tally = Tally()
-    own = opened.card.training.split if opened.card.training is not None else None
-    split = split_file or own
-    if split is None or (split_file is None and not assets.is_packaged(split, "configs/splits", ".csv")):
-        what = f"the bundle's split '{own}' is not among the packaged ones"
-        raise DataError(what, where=str(opened.path), remedy="give its file with --split-file")
+    split = _split(opened, split_file)
     cells = cells_of(read_split(split), load_typed([load_card(d) for d in data], tally), part)
     print_tally(tally)
     runner = BundleClassifier(opened, engine_settings(engine, precision, device))
@@ -59,12 +57,13 @@ def classifier(
         unfamiliar=runner.unfamiliar(distances), plain=softmax(scores), rounds=rounds, seed=seed,
     )  # fmt: skip
     sets = "+".join(data)
-    title = f"{opened.card.name} on {sets}, part {part}"
+    title = f"{_titled(opened)} on {sets}, part {part}"
     flags = " ".join(f"--data {d}" for d in data)
     command = f"smear evaluate classifier {opened.card.name} {flags} --split {part} --seed {seed} --out DIR"
     about = {
         "bundle": opened.card.name,
         "bundle_hash": opened.hash,
+        "trained_on": opened.card.trained_on,
         "split": split,
         "part": part,
         "command": command,
@@ -156,14 +155,12 @@ def coverage(
     from detect.data.cards import load_card
     from detect.data.splits import cells_of, read_split
     from detect.data.typed import load_typed
-    from detect.errors import DataError
     from detect.evaluate.conformal import coverage as run
     from detect.formats.tally import Tally
 
     opened = open_bundle(bundle, "classifier")
-    split = split_file or (opened.card.training.split if opened.card.training is not None else None)
-    if split is None:
-        raise DataError("the bundle names no split", where=str(opened.path), remedy="give one with --split-file")
+    opened.check_names()
+    split = _split(opened, split_file)
     tally = Tally()
     everything = load_typed([load_card(d) for d in data], tally)
     cells = [c for p in part or ["dev", "test"] for c in cells_of(read_split(split), everything, p)]
@@ -175,7 +172,7 @@ def coverage(
         error=error_rate, draws=draws, seed=seed,
     )  # fmt: skip
     rows = [("all", told.n_cells, told.mean), *((t, told.cells[t], v) for t, v in told.by_type.items())]
-    print_table(f"asked: {1 - error_rate:.0%}", ("type", "cells", "held"), rows)
+    print_table(f"{_titled(opened)}, asked: {1 - error_rate:.0%}", ("type", "cells", "held"), rows)
     console.print(
         f"{told.n_cells} cells, {told.n_groups} groups, {told.draws} draws (spread {told.spread:.3f}); one type "
         f"{told.single:.3f}, several {told.several:.3f}, none {told.none:.3f}"
@@ -205,7 +202,7 @@ def explanations(
     from detect.data.cards import load_card
     from detect.data.splits import cells_of, read_split
     from detect.data.typed import load_typed
-    from detect.errors import ConfigError, DataError
+    from detect.errors import ConfigError
     from detect.evaluate import plots
     from detect.formats.tally import Tally
     from detect.images import decode
@@ -213,9 +210,8 @@ def explanations(
     if method not in METHODS:
         raise ConfigError(f"--method {method}: no such method", remedy=f"one of: {', '.join(METHODS)}")
     opened = open_bundle(bundle, "classifier")
-    split = split_file or (opened.card.training.split if opened.card.training is not None else None)
-    if split is None:
-        raise DataError("the bundle names no split", where=str(opened.path), remedy="give one with --split-file")
+    opened.check_names()
+    split = _split(opened, split_file)
     tally = Tally()
     cells = cells_of(read_split(split), load_typed([load_card(d) for d in data], tally), part)
     print_tally(tally)
@@ -230,17 +226,19 @@ def explanations(
     )
     found = faithfulness(explained, [c.group for c in cells], rounds=rounds, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
+    note = DRAWN_ONLY if opened.card.trained_on == "synthetic" else ""
     for name, chosen in (("right", True), ("wrong", False)):
         some = [e for e in explained if (e.truth == e.answer) == chosen][:24]
         if some:
-            cv2.imwrite(str(out / f"{name}.png"), cv2.cvtColor(sheet(some), cv2.COLOR_RGB2BGR))
+            cv2.imwrite(str(out / f"{name}.png"), cv2.cvtColor(sheet(some, note=note), cv2.COLOR_RGB2BGR))
     curves = mean_curves(explained, [c.group for c in cells], rounds=rounds, seed=seed)
-    title = f"{opened.card.name}, {method}: {len(cells)} cells, 95 % limits"
+    title = f"{_titled(opened)}, {method}: {len(cells)} cells, 95 % limits"
     plots.deletion(curves, out / "deletion.png", title)
-    told = {"bundle": opened.card.name, "method": method, "part": part, "n_cells": len(cells)}
+    card = opened.card
+    told = {"bundle": card.name, "trained_on": card.trained_on, "method": method, "part": part, "n_cells": len(cells)}
     figures = {name: asdict(v) for name, v in found.items()}
     (out / "metrics.json").write_text(json.dumps({**told, "figures": figures}, indent=1), "utf-8")
-    print_table(f"{opened.card.name}, {method}, part {part}", ("figure", "value"), found.items())
+    print_table(f"{_titled(opened)}, {method}, part {part}", ("figure", "value"), found.items())
     console.print(f"{len(cells)} cells, {len({c.group for c in cells})} groups; written to {out}")
 
 
@@ -269,3 +267,20 @@ def zoo(
     lines = ((r.title, r.report.macro_f1, r.report.balanced_accuracy, r.state) for r in rows)
     print_table(config, heads, lines)
     console.print(f"written to {out}")
+
+
+def _split(opened: Bundle, given: str | None) -> str:
+    """The split that is named, else the bundle's own, where it is a packaged one."""
+    from detect import assets
+    from detect.errors import DataError
+
+    own = opened.card.training.split if opened.card.training is not None else None
+    if given is None and (own is None or not assets.is_packaged(own, "configs/splits", ".csv")):
+        what = "it names no split" if own is None else f"its split '{own}' is not among the packaged ones"
+        raise DataError(what, where=str(opened.path), remedy="give its file with --split-file")
+    return given or str(own)
+
+
+def _titled(opened: Bundle) -> str:
+    """The name of a bundle, which no reader takes for more than it is."""
+    return opened.card.name + (" (learnt from drawn cells only)" if opened.card.trained_on == "synthetic" else "")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from detect.cli.output import DRAWN_ONLY, print_table
 from detect.cli.output import out as console
-from detect.cli.output import print_table
 
 if TYPE_CHECKING:
     from detect.bundles.folder import Bundle
@@ -52,6 +52,7 @@ def explain(
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ConfigError(f"--out {out}: no kind of picture that can be written", remedy="name a .png or a .jpg")
     opened = open_bundle(bundle, "classifier")
+    opened.check_names()
     explainer = Explainer(opened, method)
     cutter = BundleClassifier(opened, error=error)
     field = decode.read(image)
@@ -69,13 +70,19 @@ def explain(
     cells = run(explainer, crops, cutter.classes.names)
     told = cutter.answer(crops)
     out.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(out), cv2.cvtColor(sheet(cells, min(4, len(cells))), cv2.COLOR_RGB2BGR)):
+    may_be = [" or ".join(n for n, yes in zip(cutter.classes.names, row, strict=True) if yes) for row in told.likely]
+    held = [
+        "" if sure else "unfamiliar" if strange else f"unidentified: {names}" if names else "unidentified"
+        for sure, strange, names in zip(told.sure, told.unfamiliar, may_be, strict=True)
+    ]
+    page = sheet(cells, min(4, len(cells)), held, DRAWN_ONLY if opened.card.trained_on == "synthetic" else "")
+    if not cv2.imwrite(str(out), cv2.cvtColor(page, cv2.COLOR_RGB2BGR)):
         raise StoreError("cannot be written", where=str(out), remedy="name another place")
     heads = ("cell", "box", "likeliest", "probability", "may be", "unfamiliar", "deletion", "random maps")
     rows = (
         (
             i, ",".join(f"{v:.0f}" for v in places[i][0]), c.answer, f"{told.probabilities[i].max():.2f}",
-            " or ".join(n for n, yes in zip(cutter.classes.names, told.likely[i], strict=True) if yes),
+            may_be[i],
             "yes" if told.unfamiliar[i] else "", f"{c.area:.2f}", f"{c.random:.2f}",
         )
         for i, c in enumerate(cells)
@@ -84,7 +91,7 @@ def explain(
     console.print(f"may be: its set of types, at an error rate of {error:g}; with several, or unfamiliar: unidentified")
     console.print("deletion: mean probability of the answer while what the map marks is blurred away; lower is better")
     if opened.card.trained_on == "synthetic":
-        console.print("it learnt from drawn cells only, and says nothing of patients", style="bold red")
+        console.print(DRAWN_ONLY, style="bold red")
     console.print(f"written to {out}", soft_wrap=True)
 
 

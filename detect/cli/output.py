@@ -14,6 +14,8 @@ from detect.formats.tally import Tally
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
+DRAWN_ONLY = "it learnt from drawn cells only, and says nothing of patients"
+
 
 def error(message: str) -> None:
     """A problem that ends the command."""

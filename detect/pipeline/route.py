@@ -43,30 +43,34 @@ class Asked:
     ask: tuple[str, ...]
 
 
-class Router:
-    """The nodes of a pipeline.
+def reach(nodes: Sequence[Asked], labels: Iterable[str]) -> tuple[tuple[Asked, ...], tuple[str, ...]]:
+    """Nodes that can be asked, and in words those that never are: nothing gives their labels, or another comes first.
 
     Args:
         labels: what the detector calls cells.
-
-    Attributes:
-        reached: nodes that can be asked. unreached: those that are never asked, since nothing gives their labels, or
-            another node is asked first; in words.
     """
+    given, unreached = set(labels), []
+    reached: list[Asked] = []
+    for node in nodes:
+        if given.isdisjoint(node.ask):
+            what = "is left" if any(set(node.ask) & set(r.ask) for r in reached) else "is given"
+            unreached.append(f"{node.bundle.card.name} (no {' or '.join(node.ask)} {what} to ask)")
+            continue
+        reached.append(node)
+        names = node.bundle.names
+        # Whom it asked bears another name, or stops; or keeps its own, where the answer says no more than that.
+        kept = {label for label in node.ask if any(taxonomy().is_a(label, name) for name in names)}
+        given = (given - (set(node.ask) - kept)) | set(names)
+    return tuple(reached), tuple(unreached)
 
-    def __init__(self, nodes: Sequence[Asked], labels: Iterable[str], engine: EngineSettings, error: float) -> None:
-        given, unreached = set(labels), []
-        reached: list[Asked] = []
+
+class Router:
+    """The nodes of a pipeline that can be asked, see `reach`."""
+
+    def __init__(self, nodes: Sequence[Asked], engine: EngineSettings, error: float) -> None:
         for node in nodes:
             node.bundle.check_names()
-            if given.isdisjoint(node.ask):
-                what = "is left" if any(set(node.ask) & set(r.ask) for r in reached) else "is given"
-                unreached.append(f"{node.bundle.card.name} (no {' or '.join(node.ask)} {what} to ask)")
-                continue
-            reached.append(node)
-            given = (given - set(node.ask)) | set(node.bundle.names)  # whom it asked bears another name, or stops
-        self.reached, self.unreached = tuple(reached), tuple(unreached)
-        self._nodes = [_Node(node, BundleClassifier(node.bundle, engine, error=error)) for node in reached]
+        self._nodes = [_Node(node, BundleClassifier(node.bundle, engine, error=error)) for node in nodes]
 
     def run(self, fields: Sequence[Image], found: Sequence[Detections]) -> list[dict[int, Answer]]:
         """Per field: cell position to what is known of it. Crops of all fields share batches."""
@@ -120,12 +124,14 @@ class _Node:
         if told.sure[k]:
             answer.sure = shares[likely[0]]
             # Of a lymphocyte, "a white cell, and no blast" says nothing new.
-            if answer.type is None or not taxonomy().is_a(answer.type, likely[0]):
-                answer.type = likely[0]
+            held = answer.type or label
+            answer.type = held if taxonomy().is_a(held, likely[0]) else likely[0]
             answer.candidates = ()
             return
         if len(likely) > 1 and not unfamiliar:
-            answer.type, sure = name_of(likely), min(1.0, sum(shares[n] for n in likely))
+            # Where all of them are names of a user's own, the taxonomy knows none above them but what was asked.
+            known = any(n in taxonomy() for n in likely)
+            answer.type, sure = name_of(likely if known else asked), min(1.0, sum(shares[n] for n in likely))
         else:  # nothing like it was learnt, or no type fits: it need not be one of them
             answer.type, sure = name_of((*asked, *self.names)), before
         answer.sure = sure if answer.type != UNIDENTIFIED else max(shares.values())

@@ -15,7 +15,7 @@ from detect.classify.parts import CLASSICAL, ClassicalSegmenter, MaskSegmenter, 
 from detect.detectors.opened import open_detector
 from detect.errors import BundleError, ConfigError
 from detect.images.magnification import Scale
-from detect.pipeline.route import SYNTHETIC, Answer, Asked, Router, box
+from detect.pipeline.route import SYNTHETIC, Answer, Asked, Router, box, reach
 from detect.pipeline.settings import PipelineSettings, check_synthetic
 from detect.runtime.base import FRAMEWORK, EngineSettings
 from detect.taxonomy import taxonomy
@@ -41,6 +41,11 @@ class Opened:
     segmenter: Bundle | Literal["classical"] | None = None
     synthetic: bool = False
     slide_error: float = ERROR
+
+    @property
+    def reached(self) -> tuple[Asked, ...]:
+        """Nodes that can be asked of what the detector finds."""
+        return reach(self.nodes, self.detector.names)[0]
 
     @property
     def drawn(self) -> list[str]:
@@ -71,7 +76,7 @@ def open_pipeline(settings: PipelineSettings) -> Opened:
         segmenter = "classical" if named == CLASSICAL else open_bundle(named)
         if isinstance(segmenter, Bundle):
             check_segments(segmenter)
-    for bundle in (detector, *(node.bundle for node in nodes)):
+    for bundle in (detector, *(node.bundle for node in nodes), *((slide,) if slide is not None else ())):
         bundle.check_names()
     if not any(name in taxonomy() and taxonomy().is_a(name, "WBC") for name in detector.names):
         raise BundleError(
@@ -95,7 +100,7 @@ def _check_slide(slide: Bundle, opened: Opened) -> None:
     """ConfigError where a pipeline answers otherwise than the one that a bundle of slides learnt from."""
     section, name = slide.card.slide, slide.card.name
     assert section is not None
-    here = tuple(node.bundle.card.name for node in opened.nodes)
+    here = tuple(node.bundle.card.name for node in opened.reached)
     if section.asks != here:
         what = f"{name} learnt from the answers of {', '.join(section.asks)}; here are asked: {', '.join(here)}"
         raise ConfigError(what, remedy="ask the bundles that it learnt from, in their order, or leave it out")
@@ -106,10 +111,28 @@ def _check_slide(slide: Bundle, opened: Opened) -> None:
     if section.error_rate != opened.error:
         what = f"{name} learnt from answers at error_rate {section.error_rate}, here it is {opened.error}"
         raise ConfigError(what, remedy=f"take 'error_rate: {section.error_rate}', or leave the slide's bundle out")
-    for bundle in (opened.detector, *(node.bundle for node in opened.nodes)):
+    for bundle in (opened.detector, *(node.bundle for node in opened.reached)):
         if section.models.get(bundle.card.name) != bundle.model:
             what = f"{name} learnt from the answers of another {bundle.card.name} than this one"
             raise ConfigError(what, where=str(bundle.path), remedy="bring that one back, or train on new runs")
+
+
+def _check_thresholds(slide: Bundle, min_score: float | None, thresholds: Mapping[str, float]) -> None:
+    """ConfigError where the detector's thresholds are others than those under which a bundle of slides learnt."""
+    section = slide.card.slide
+    assert section is not None
+    if (section.min_score, section.thresholds) == (min_score, dict(thresholds)):
+        return
+    learnt, here = _told(section.min_score, section.thresholds), _told(min_score, thresholds)
+    what = f"{slide.card.name} learnt from cells at {learnt}, here are asked {here}"
+    raise ConfigError(what, remedy="score at those, or leave the slide's bundle out")
+
+
+def _told(min_score: float | None, thresholds: Mapping[str, float]) -> str:
+    """Thresholds in words."""
+    given = {} if min_score is None else {"every class": min_score}
+    named = ", ".join(f"{name} {value:g}" for name, value in (given | dict(thresholds)).items())
+    return f"thresholds of {named}" if named else "the detector's own thresholds"
 
 
 def asked(bundle: Bundle, ask: Sequence[str] | None = None) -> Asked:
@@ -151,12 +174,15 @@ class Pipeline:
             if name not in opened.detector.names:
                 known = ", ".join(opened.detector.names)
                 raise ConfigError(f"threshold {name}: no class of {card.name}", remedy=f"one of: {known}")
+        if opened.slide is not None:
+            _check_thresholds(opened.slide, min_score, thresholds or {})
         opened.detector.check_offered(engine.precision, engine.name)
         chosen = {} if min_score is None else dict.fromkeys(opened.detector.names, min_score)
         self.detector = open_detector(opened.detector, engine, thresholds=chosen | dict(thresholds or {}))
         # What cheaper arithmetic loses is measured of detectors only; the classifiers' is a small part of the work.
         plain = replace(engine, precision="fp32") if engine.precision in ("bf16", "int8") else engine
-        self._router = Router(opened.nodes, self.detector.classes.names, plain, opened.error)
+        self.asked, self.unreached = reach(opened.nodes, self.detector.classes.names)
+        self._router = Router(self.asked, plain, opened.error)
         self._segmenter: Segmenter | None = None
         self._own_masks = False
         if isinstance(opened.segmenter, Bundle):
@@ -167,7 +193,6 @@ class Pipeline:
         self._flags = (SYNTHETIC,) if card.trained_on == "synthetic" else ()
         by = opened.segmenter.card.trained_on if isinstance(opened.segmenter, Bundle) else "real"
         self._measured_flags = (SYNTHETIC,) if by == "synthetic" else ()
-        self.asked, self.unreached = self._router.reached, self._router.unreached
 
     def ratio(self, width: int, height: int, scale: Scale | None) -> float | None:
         """See `Detector.ratio`; what is asked of cells needs every pixel of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from detect.bundles.card import TrainedOn
 from detect.classify.bags import Asked, Slides, SlideSettings
 from detect.errors import DataError
 from detect.score import overlaps
+from detect.score.differential import white_type
 from detect.score.store import Store, finished
 from detect.taxonomy import taxonomy
 
@@ -30,12 +32,14 @@ class Bag:
     Attributes:
         cells: (field, cell) of each. types: of each, None where none was asked for. sure: probability of that type,
             float64 (n,), NaN without one. told: probability of each name that was asked for here, float32 (n, names).
+        counted: how many a differential counts: all but smudge cells, artefacts and their like.
     """
 
     cells: tuple[tuple[str, int], ...]
     types: tuple[str | None, ...]
     sure: NDArray[np.float64]
     told: NDArray[np.float32]
+    counted: int = 0
 
 
 def bags(store: Store, names: Sequence[str]) -> dict[str, Bag]:
@@ -58,9 +62,12 @@ def bags(store: Store, names: Sequence[str]) -> dict[str, Bag]:
         cells = list(zip(kept.column("field").to_pylist(), kept.column("cell").to_pylist(), strict=True))
         types = kept.column("type").to_pylist()
         sure = np.array([np.nan if v is None else v for v in kept.column("type_score").to_pylist()])
+        called = zip(kept.column("label").to_pylist(), types, strict=True)
+        counted = np.array([taxonomy().in_differential(white_type(label, kind)) for label, kind in called])
         for slide in dict.fromkeys(slides.tolist()):
             rows = np.flatnonzero(slides == slide)
-            mine = Bag(tuple(cells[i] for i in rows), tuple(types[i] for i in rows), sure[rows], told[rows])
+            n = int(counted[rows].sum())
+            mine = Bag(tuple(cells[i] for i in rows), tuple(types[i] for i in rows), sure[rows], told[rows], n)
             parts.setdefault(slide, []).append(mine)
     return {slide: _joined(each) for slide, each in parts.items()}
 
@@ -69,7 +76,8 @@ def to_learn(runs: Sequence[Path], truth: Path, settings: SlideSettings) -> Slid
     """The slides of finished runs, with what they are called in a table.
 
     Args:
-        truth: CSV with the columns `slide` and `disease`; with several runs also `run`, the run folder's name.
+        truth: CSV with the columns `slide` and `disease`; with several runs also `run`, the run folder's name; where
+            runs were scored without a manifest that says it also `patient`.
 
     Raises:
         DataError: a slide has no truth, a run is not finished, or runs asked different bundles.
@@ -80,25 +88,28 @@ def to_learn(runs: Sequence[Path], truth: Path, settings: SlideSettings) -> Slid
     names: list[str] = []
     found: list[NDArray[np.float32]] = []
     told: list[str] = []
+    counted: list[int] = []
+    patients: list[str | None] = []
     asked: set[Asked] = set()
     kinds: set[TrainedOn] = set()
     for run in (given.resolve() for given in runs):
         record = _record(run)
         asked.add(_asked(record))
         kinds |= {record["trained_on"], "synthetic" if record["drawn_slides"] else "real"}
+        of_slide = _patients(Store(run))
         for slide, bag in bags(Store(run), settings.inputs).items():
-            name = named.get((run.name, slide), named.get(("", slide)))
-            if name is None:
+            row = named.get((run.name, slide), named.get(("", slide)))
+            if row is None:
                 what = f"no row for slide '{slide}' of run '{run.name}'"
                 raise DataError(what, where=str(truth), remedy="add it, or score without it")
             names.append(f"{run.name}/{slide}")
             found.append(bag.told)
-            told.append(name)
+            told.append(row.disease)
+            counted.append(bag.counted)
+            patients.append(row.patient or of_slide.get(slide))
     if len(asked) > 1:
         first, other = sorted(asked, key=repr)[:2]
-        differ = next(
-            n for n in ("asks", "detector", "error_rate", "models", "changed") if getattr(first, n) != getattr(other, n)
-        )
+        differ = next(f.name for f in dataclasses.fields(Asked) if getattr(first, f.name) != getattr(other, f.name))
         told_of = " and ".join(str(getattr(a, differ)) for a in (first, other)) if differ != "models" else "their files"
         what = f"the runs asked different bundles: their {differ} differ ({told_of})"
         raise DataError(what, remedy="score them with one pipeline")
@@ -109,7 +120,15 @@ def to_learn(runs: Sequence[Path], truth: Path, settings: SlideSettings) -> Slid
     # Drawn cells anywhere on the way: what is learnt here says nothing of patients.
     trained: TrainedOn = "synthetic" if "synthetic" in kinds else "real" if kinds <= {"real"} else "real and synthetic"
     data = tuple(run.resolve().name for run in runs)
-    return Slides(tuple(names), tuple(found), tuple(told), next(iter(asked)), trained, data)
+    every = next(iter(asked))
+    return Slides(tuple(names), tuple(found), tuple(told), tuple(counted), tuple(patients), every, trained, data)
+
+
+def _patients(store: Store) -> dict[str, str]:
+    """The patient of each slide, as the manifest of a run said."""
+    fields = store.fields()
+    both = zip(fields.column("slide").to_pylist(), fields.column("patient").to_pylist(), strict=True)
+    return {slide: patient for slide, patient in both if patient}
 
 
 def _asked(record: Mapping[str, Any]) -> Asked:
@@ -117,11 +136,21 @@ def _asked(record: Mapping[str, Any]) -> Asked:
     settings, asks = record["settings"], tuple(record["asked"])
     detector = next(iter(record["models"]))  # it comes first
     models = tuple((name, record["models"][name]) for name in (detector, *asks))
-    changed = tuple((name, str(settings[name])) for name in ("min_score", "thresholds") if settings.get(name))
-    return Asked(asks, detector, float(settings["pipeline"]["error_rate"]), models, changed)
+    thresholds = tuple(sorted((settings.get("thresholds") or {}).items()))
+    return Asked(
+        asks, detector, float(settings["pipeline"]["error_rate"]), models, settings.get("min_score"), thresholds
+    )
 
 
-def _truth(path: Path) -> dict[tuple[str, str], str]:
+@dataclass(frozen=True)
+class _Truth:
+    """What is known of a slide."""
+
+    disease: str
+    patient: str | None
+
+
+def _truth(path: Path) -> dict[tuple[str, str], _Truth]:
     try:
         rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines(), strict=True))
     except (OSError, UnicodeDecodeError) as error:
@@ -133,15 +162,17 @@ def _truth(path: Path) -> dict[tuple[str, str], str]:
         here = ", ".join(str(n) for n in rows[0]) if rows else "no row"
         what = f"expected columns 'slide' and 'disease', found {here}"
         raise DataError(what, where=f"{path}:1", remedy="add them, with commas between columns")
-    out: dict[tuple[str, str], str] = {}
+    out: dict[tuple[str, str], _Truth] = {}
     for line, full in enumerate(rows, 2):
-        row = {name: (full.get(name) or "").strip() for name in ("run", "slide", "disease")}
-        key, said = (row["run"], row["slide"]), row["disease"]
-        if not said:
+        row = {name: (full.get(name) or "").strip() for name in ("run", "slide", "disease", "patient")}
+        key, said = (row["run"], row["slide"]), _Truth(row["disease"], row["patient"] or None)
+        if not said.disease:
             raise DataError(f"no disease for slide '{row['slide']}'", where=f"{path}:{line}", remedy="fill it in")
-        if out.setdefault(key, said) != said:
-            what = f"slide '{row['slide']}' is both '{out[key]}' and '{said}'"
-            raise DataError(what, where=f"{path}:{line}", remedy="keep one row, or add a column 'run'")
+        held = out.setdefault(key, said)
+        for one, other in ((held.disease, said.disease), (held.patient, said.patient)):
+            if one != other:
+                what = f"slide '{row['slide']}' is both '{one}' and '{other}'"
+                raise DataError(what, where=f"{path}:{line}", remedy="keep one row, or add a column 'run'")
     return out
 
 
@@ -177,4 +208,5 @@ def _joined(each: Sequence[Bag]) -> Bag:
         tuple(t for bag in each for t in bag.types),
         np.concatenate([bag.sure for bag in each]),
         np.concatenate([bag.told for bag in each]),
+        sum(bag.counted for bag in each),
     )

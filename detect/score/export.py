@@ -138,6 +138,10 @@ def _feature(cell: Mapping[str, Any], corner: tuple[int, int]) -> dict[str, Any]
     kind = {"name": _name(cell), "color": _COLOURS.get(cell["label"], [120, 0, 120])}
     properties = {"objectType": "detection", "classification": kind, "measurements": measured}
     properties["name"] = f"{cell['field']}#{cell['cell']}"
+    told = {"flags": "; ".join(cell["flags"]), "candidates": " or ".join(cell["candidates"] or ()), "fab": cell["fab"]}
+    told = {name: text for name, text in told.items() if text}
+    if told:
+        properties["metadata"] = told
     return {"type": "Feature", "geometry": shape, "properties": properties}
 
 

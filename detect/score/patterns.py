@@ -76,7 +76,7 @@ class Patterns:
     def __init__(self, opened: Opened, engine: EngineSettings, *, fab: bool) -> None:
         self._bundle, self._fab, self._error = opened.slide, fab, opened.slide_error
         self._trained_on = opened.trained_on
-        self._named = any(set(FAB) & set(node.bundle.names) for node in opened.nodes)
+        self._named = any(set(FAB) & set(node.bundle.names) for node in opened.reached)
         # Opened before anything is scored, so that a graph that cannot run is known at once.
         self._graph = open_graph(opened.slide.graph, graph_engine(engine)) if opened.slide is not None else None
 
@@ -131,9 +131,9 @@ def disease(
     if len(names) != 1:
         said = f"undecided between {' and '.join(names)}" if names else f"like no pattern, nearest {_of(bundle, best)}"
         share = _unlimited(told[0, best])
-        return Called(slide.name, "disease", None, said, len(bag.cells), name, share, tuple(names), cells, trained_on)
+        return Called(slide.name, "disease", None, said, slide.white, name, share, tuple(names), cells, trained_on)
     share = _unlimited(told[0, bundle.card.classes.index(names[0])])
-    return Called(slide.name, "disease", names[0], _words(names[0]), len(bag.cells), name, share, (), cells, trained_on)
+    return Called(slide.name, "disease", names[0], _words(names[0]), slide.white, name, share, (), cells, trained_on)
 
 
 def _of(bundle: Bundle, i: int) -> str:

@@ -110,9 +110,13 @@ def _geojson(folder: Path, scored: Scored) -> dict[str, Path]:
             about = feature["properties"]
             cell = int(about["name"].rpartition("#")[2])
             about["name"] = f"{scored.pictures[number].name}#{cell}"
-            said = scored.said.get((number, cell), {}).get("type")
-            if said is not None:
-                about["classification"]["name"] = said.value
+            said = scored.said.get((number, cell), {})
+            if "type" in said:
+                about["classification"]["name"] = said["type"].value
+            if said and (now := scored.cell(number, cell)) is not None:
+                about.get("metadata", {}).pop("fab", None)
+                if now.fab:
+                    about.setdefault("metadata", {})["fab"] = now.fab
         path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
         out[f"{_shown(scored, number).removesuffix('.png')}.geojson"] = path
     return out

@@ -125,7 +125,7 @@ def test_shape_and_nucleus_of_discs() -> None:
     assert told["nucleus circularity"] == pytest.approx(1, abs=0.12)
     assert told["nucleus eccentricity"] < 0.1
     assert told["nucleus parts"] == 1
-    assert FEATURES["nucleus"](crop)["N:C ratio"] == pytest.approx(0.25, rel=0.03)
+    assert FEATURES["nucleus"](crop)["nucleus share"] == pytest.approx(0.25, rel=0.03)
     empty = Crop(crop.pixels, crop.grey, np.zeros_like(crop.nucleus), np.zeros_like(crop.cell))
     assert all(np.isfinite(v) for f in FEATURES.values() for v in f(empty).values())
 

@@ -157,3 +157,14 @@ def test_fab_in_words(change: dict[str, float | None], words: str) -> None:
 
 def test_what_was_not_measured_is_not_judged() -> None:
     assert set(fab_features({}).values()) == {None}
+
+
+@pytest.mark.parametrize("radius", [8, 12, 20, 40, 80])
+def test_roundness_is_the_same_at_every_magnification(radius: int) -> None:
+    """4 pi area / perimeter squared is 1 of a disc and pi / 4 of a square."""
+    y, x = np.mgrid[-radius - 2 : radius + 3, -radius - 2 : radius + 3]
+    half = round(radius * np.sqrt(np.pi) / 2)
+    disc = shape(x**2 + y**2 <= radius**2)["nucleus roundness"]
+    square = shape((abs(x) <= half) & (abs(y) <= half))["nucleus roundness"]
+    assert disc == pytest.approx(1, abs=0.07)
+    assert square == pytest.approx(np.pi / 4, abs=0.07)

@@ -13,7 +13,7 @@ from detect.bundles.folder import Bundle, open_bundle
 from detect.classify.bundled import Answers
 from detect.errors import BundleError
 from detect.pipeline import route
-from detect.pipeline.route import SYNTHETIC, UNFAMILIAR, Answer, Asked, Router, name_of
+from detect.pipeline.route import SYNTHETIC, UNFAMILIAR, Answer, Asked, Router, name_of, reach
 from detect.runtime.base import EngineSettings
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 from detect.types import ClassMap, Detections, Image
@@ -68,16 +68,19 @@ def says(monkeypatch: pytest.MonkeyPatch) -> dict[str, Says]:
     return told
 
 
-def asked(*nodes: tuple[Bundle, tuple[str, ...]]) -> Router:
-    """A router over these nodes behind a detector of three classes."""
-    return Router([Asked(*n) for n in nodes], ("WBC", "RBC", "Platelet"), EngineSettings(), 0.1)
+CLASSES = ("WBC", "RBC", "Platelet")
 
 
-def run(router: Router, labels: tuple[int, ...] = (0,)) -> dict[int, Answer]:
+def asked(*nodes: tuple[Bundle, tuple[str, ...]], classes: tuple[str, ...] = CLASSES) -> Router:
+    """A router over those of these nodes that can be asked behind a detector of three classes."""
+    return Router(reach([Asked(*n) for n in nodes], classes)[0], EngineSettings(), 0.1)
+
+
+def run(router: Router, labels: tuple[int, ...] = (0,), names: tuple[str, ...] = CLASSES) -> dict[int, Answer]:
     """Answers for the cells of one field."""
     n = len(labels)
     boxes = np.tile(np.array([5, 5, 25, 25], np.float32), (n, 1))
-    classes = ClassMap(("WBC", "RBC", "Platelet"))
+    classes = ClassMap(names)
     found = Detections(boxes, np.full(n, 0.9, np.float32), np.array(labels, np.int64), classes)
     return router.run([np.zeros((40, 40, 3), np.uint8)], [found])[0]
 
@@ -87,7 +90,12 @@ CHAIN = ((("white", WHITE), ("WBC",)), (("lines", LINES), ("Blast",)), (("fab", 
 
 def chain(without: tuple[str, ...] = ()) -> Router:
     """WBC to type, blast to lineage, lymphoblast to FAB."""
-    return asked(*((bundle(*made), ask) for made, ask in CHAIN if made[0] not in without))
+    return asked(*links(without))
+
+
+def links(without: tuple[str, ...] = ()) -> list[tuple[Bundle, tuple[str, ...]]]:
+    """The nodes of the chain."""
+    return [(bundle(*made), ask) for made, ask in CHAIN if made[0] not in without]
 
 
 def test_a_blast_goes_all_the_way_down(says: dict[str, Says]) -> None:
@@ -121,6 +129,13 @@ def test_an_answer_that_says_less_takes_no_name_away(says: dict[str, Says]) -> N
     assert cell.sure == pytest.approx(0.8 * 0.75)
     says["again"] = Says((0.9, 0.1), (0,))
     assert run(router)[0].type == "Lymphoblast"
+
+
+def test_an_answer_that_says_less_leaves_the_detectors_name(says: dict[str, Says]) -> None:
+    says |= {"blast": Says((0.1, 0.9), (1,))}
+    labels = ("Lymphocyte", "RBC", "Platelet")
+    router = asked((bundle("blast", ("Lymphoblast", "WBC")), ("Lymphocyte",)), classes=labels)
+    assert run(router, names=labels)[0].type == "Lymphocyte"
 
 
 def test_doubt_goes_up_the_taxonomy(says: dict[str, Says]) -> None:
@@ -160,10 +175,23 @@ def test_a_bundle_of_few_types_names_no_cell_that_is_none_of_them(
 
 def test_a_node_behind_another_of_the_same_question_is_never_asked(says: dict[str, Says]) -> None:
     says |= {"white": Says((0.1, 0.8, 0.1), (1,)), "again": Says((0.5, 0.5), (0,))}
-    router = asked((bundle("white", WHITE), ("WBC",)), (bundle("again", LINES), ("WBC",)))
-    assert router.unreached == ("again (no WBC is left to ask)",)
-    assert [node.bundle.card.name for node in router.reached] == ["white"]
-    assert run(router)[0].type == "Lymphocyte"
+    nodes = (bundle("white", WHITE), ("WBC",)), (bundle("again", LINES), ("WBC",))
+    reached, unreached = reach([Asked(*n) for n in nodes], CLASSES)
+    assert unreached == ("again (no WBC is left to ask)",)
+    assert [node.bundle.card.name for node in reached] == ["white"]
+    assert run(asked(*nodes))[0].type == "Lymphocyte"
+
+
+def test_whom_an_answer_left_its_name_may_be_asked_again(says: dict[str, Says]) -> None:
+    """A lymphocyte that is no blast is a lymphocyte still."""
+    says |= {"white": Says((0.1, 0.8, 0.1), (1,)), "blast": Says((0.1, 0.9), (1,)), "kind": Says((0.2, 0.8), (1,))}
+    nodes = (
+        (bundle("white", WHITE), ("WBC",)),
+        (bundle("blast", ("Lymphoblast", "WBC")), ("Lymphocyte",)),
+        (bundle("kind", ("Lymphocyte", "Atypical lymphocyte")), ("Lymphocyte",)),
+    )
+    assert reach([Asked(*n) for n in nodes], CLASSES)[1] == ()
+    assert run(asked(*nodes))[0].type == "Atypical lymphocyte"
 
 
 def test_an_unfamiliar_lymphoblast_stays_one(says: dict[str, Says]) -> None:
@@ -176,18 +204,18 @@ def test_an_unfamiliar_lymphoblast_stays_one(says: dict[str, Says]) -> None:
 @pytest.mark.parametrize("missing", ["white", "lines", "fab"])
 def test_any_node_may_be_missing(says: dict[str, Says], missing: str) -> None:
     says |= {"white": Says((0, 0.1, 0.9), (2,)), "lines": Says((0.9, 0.1), (0,)), "fab": Says((0.7, 0.2, 0.1), (0,))}
-    router = chain((missing,))
-    got = run(router)
+    got = run(chain((missing,)))
+    _, unreached = reach([Asked(*n) for n in links((missing,))], CLASSES)
     if missing == "white":
         assert got == {}
-        assert [u.split()[0] for u in router.unreached] == ["lines", "fab"]
-        assert "no Blast is given to ask" in router.unreached[0]
+        assert [u.split()[0] for u in unreached] == ["lines", "fab"]
+        assert "no Blast is given to ask" in unreached[0]
     elif missing == "lines":
         assert got[0].type == "Blast"
-        assert [u.split()[0] for u in router.unreached] == ["fab"]
+        assert [u.split()[0] for u in unreached] == ["fab"]
     else:
         assert got[0].type == "Lymphoblast"
-        assert router.unreached == ()
+        assert unreached == ()
     assert all(set(cell.probabilities).isdisjoint(dict(m for m, _ in CHAIN)[missing]) for cell in got.values())
 
 
@@ -205,6 +233,10 @@ def test_names_of_ones_own_are_kept(says: dict[str, Says]) -> None:
     assert run(asked((bundle("white", ("Neutrophil", "Hairy cell")), ("WBC",))))[0].type == "Hairy cell"
     says |= {"white": Says((0.4, 0.6), (0, 1))}
     assert run(asked((bundle("white", ("Neutrophil", "Hairy cell")), ("WBC",))))[0].type == UNIDENTIFIED
+    says |= {"lines": Says((0.9, 0.1), (0,)), "own": Says((0.6, 0.4), (0, 1))}
+    nodes = (bundle("lines", LINES), ("WBC",)), (bundle("own", ("small type", "big type")), ("Lymphoblast",))
+    cell = run(asked(*nodes))[0]
+    assert (cell.type, cell.candidates) == ("Lymphoblast", ("small type", "big type"))
 
 
 def test_two_classes_of_one_name_are_refused(says: dict[str, Says]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from hypothesis import strategies as st
 
 from detect.bundles.folder import open_bundle
 from detect.errors import BundleError, ConfigError, DataError
-from detect.pipeline.run import Opened, _check_slide, open_pipeline
+from detect.pipeline.route import Asked
+from detect.pipeline.run import Opened, Pipeline, _check_slide, asked, open_pipeline
 from detect.pipeline.settings import PipelineSettings
 from detect.runtime.base import EngineSettings
 from detect.score import patterns
@@ -230,6 +233,7 @@ def test_a_card_says_what_it_learnt_from(learnt: Path) -> None:
     assert (card.slide.asks, card.slide.min_cells) == (("white",), 100)
     assert (card.slide.detector, card.slide.error_rate) == ("cells", 0.1)
     assert card.slide.models == {"cells": "1" * 64, "white": "2" * 64}
+    assert (card.slide.min_score, card.slide.thresholds) == (None, {})
     assert card.training is not None
     assert card.training.fields == {"train": 36}
     assert {m.part for m in card.metrics} == {"held out"}
@@ -259,6 +263,72 @@ def test_what_answers_must_be_what_it_learnt_from(learnt: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             check(**changes)
+
+
+def test_thresholds_must_be_those_that_it_learnt_at(learnt: Path) -> None:
+    bundle = open_bundle(learnt, "slide")
+    assert bundle.card.slide is not None
+    given = opened(learnt)
+    for named, said in (({"min_score": 0.01}, "every class 0.01"), ({"thresholds": {"WBC": 0.99}}, "WBC 0.99")):
+        with pytest.raises(ConfigError, match=f"at the detector's own thresholds, here are asked thresholds of {said}"):
+            Pipeline(given, EngineSettings(), **named)
+    section = bundle.card.slide.model_copy(update={"thresholds": {"WBC": 0.99}})
+    other = replace(given, slide=replace(bundle, card=bundle.card.model_copy(update={"slide": section})))
+    Pipeline(other, EngineSettings(), thresholds={"WBC": 0.99})
+    with pytest.raises(ConfigError, match=r"at thresholds of WBC 0\.99, here are asked the detector's own thresholds"):
+        Pipeline(other, EngineSettings())
+
+
+def test_what_is_never_asked_neither_hinders_a_slide_bundle_nor_is_counted(learnt: Path) -> None:
+    """Behind a bundle that names no lymphoblast, one of FAB types has nothing to answer."""
+    white = asked(open_bundle("wbc-types", "classifier"), ("WBC",))
+    assert white.bundle.card.classifier is not None
+    card = white.bundle.card.model_copy(update={"name": "fab", "classes": (*FAB, "Lymphoblast")})
+    fab = Asked(replace(white.bundle, card=card), ("Lymphoblast",))
+    here = replace(opened(learnt), nodes=(white, fab), slide=None)
+    slide, cells = bag(150, 3, 0, 10)
+    said = Patterns(here, EngineSettings(), fab=True)._fab_type(slide, cells, None).said
+    assert said == "not asked: no bundle of this pipeline names L1, L2 or L3"
+    bundle = open_bundle(learnt, "slide")
+    section = bundle.card.slide
+    assert section is not None
+    models = {b.card.name: b.model for b in (here.detector, white.bundle)}
+    told = {"asks": ("wbc-types",), "detector": here.detector.card.name, "models": models}
+    changed = bundle.card.model_copy(update={"slide": section.model_copy(update=told)})
+    _check_slide(replace(bundle, card=changed), here)
+
+
+def test_a_slide_bundle_of_a_newer_taxonomy_is_refused(learnt: Path, tmp_path: Path) -> None:
+    shutil.copytree(learnt, tmp_path / "slide")
+    path = tmp_path / "slide" / "bundle.yaml"
+    path.write_text(re.sub(r"^taxonomy: \d+", "taxonomy: 99", path.read_text(), flags=re.MULTILINE))
+    with pytest.raises(BundleError, match="of version 99 of the taxonomy"):
+        open_pipeline(PipelineSettings(detector="cells-yolov8n", slide=str(tmp_path / "slide"), synthetic=True))
+
+
+def test_a_patient_is_held_out_whole(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    from detect.classify.bags import SlideSettings
+    from detect.classify.slides import _folds
+    from detect.score.bags import to_learn
+
+    slides = slides_of(36)
+    finish(run_folder(tmp_path / "run", slides, 110, 1))
+    truth = truth_of(tmp_path / "truth.csv", slides)
+    lines = truth.read_text().splitlines()
+    told = [f"{lines[0]},patient", *(f"{line},p{i % 18}" for i, line in enumerate(lines[1:]))]
+    truth.write_text("\n".join(told))
+    recipe = SlideSettings.model_validate(CONFIG | {"patterns": {**CONFIG["patterns"]}})
+    found = to_learn([tmp_path / "run"], truth, recipe)
+    assert len(set(found.groups)) == 18
+    _, fold_of = _folds(recipe, found)
+    assert sorted(fold_of) == list(range(36))
+    for group in set(found.groups):
+        assert len({fold_of[i] for i in fold_of if found.groups[i] == group}) == 1
+    same = [f"{line},{line.rsplit(',', 1)[1]}" for line in lines[1:]]  # a patient for each disease
+    truth.write_text("\n".join([f"{lines[0]},patient", *same]))
+    with pytest.raises(DataError, match="12 slides of 1 patients of the pattern"):
+        _folds(recipe, to_learn([tmp_path / "run"], truth, recipe))
 
 
 def test_a_slide_bundle_is_no_classifier(learnt: Path) -> None:

@@ -70,6 +70,7 @@ QUPATH = {
                                 "additionalProperties": False,
                             },
                             "measurements": {"type": "object", "additionalProperties": {"type": "number"}},
+                            "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
                         },
                         "additionalProperties": False,
                     },
