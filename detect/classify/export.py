@@ -28,7 +28,8 @@ from detect.data.typed import TypedCell, load_typed
 from detect.detectors.train import kept_cards, leak_warning
 from detect.errors import DataError
 from detect.evaluate import conformal
-from detect.evaluate.classification import ClassificationReport, measure, temperature
+from detect.evaluate.classification import ClassificationReport, measure
+from detect.evaluate.decide import temperature
 from detect.formats.tally import Tally
 from detect.images import decode
 from detect.taxonomy import taxonomy

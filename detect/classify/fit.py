@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,12 @@ from detect.classify.settings import (
     Recipe,
 )
 from detect.config import load_yaml
+from detect.data.files import beside
+from detect.data.fingerprint import code_fingerprint
 from detect.data.typed import TypedCell
 from detect.detectors.train import keep_settings
 from detect.errors import ConfigError
-from detect.evaluate.classification import temperature
+from detect.evaluate.decide import temperature
 
 ARCHITECTURE, FITTED = "architecture.yaml", "fitted.yaml"
 _BATCH = 64
@@ -141,7 +143,7 @@ def _description(settings: ClassifierSettings, types: int) -> dict[str, Any]:
 
 
 def _hybrid(settings: HybridSettings, task: Task, out: Path) -> Fitted:
-    started, waited = time.monotonic(), 0.0
+    started, waited, spared = time.monotonic(), 0.0, 0.0
     cells = keep(task.cells, task.types, settings, jitter=settings.jitter, detected_by=settings.detected_by)
     crops, labels = _views(cells, settings)
     bodies: list[networks.Classifier] = []
@@ -151,9 +153,9 @@ def _hybrid(settings: HybridSettings, task: Task, out: Path) -> Fitted:
     names: list[str] = []
     for number, kind in enumerate(settings.features):
         if isinstance(kind, HandMade):
-            from detect.classify import handmade
-
-            kinds.append((handmade.measure(kind.handmade, crops), True))
+            found, saved = measured(kind.handmade, crops, task.features)
+            kinds.append((found, True))
+            spared += saved
             names += kind.handmade
             continue
         before = time.monotonic()
@@ -162,7 +164,9 @@ def _hybrid(settings: HybridSettings, task: Task, out: Path) -> Fitted:
         bodies.append(body)
         told.append(description)
         parts.append(about | {"shared": task.shares(kind.network)})
-        kinds.append((deep(body, crops, task.features), False))
+        found, saved = deep(body, crops, task.features)
+        kinds.append((found, False))
+        spared += saved
     steps, fused = _fuse([k for k, _ in kinds], settings)
     choice, chosen = _choose(fused, labels, len(cells), settings, task.where)
     head = heads.fit(settings.head.name, settings.head.args, chosen, labels, settings.seed, task.where)
@@ -170,7 +174,7 @@ def _hybrid(settings: HybridSettings, task: Task, out: Path) -> Fitted:
     description = {"kind": "hybrid", "bodies": told, "kinds": widths, "handmade": names, "head": settings.head.name}
     about = {
         "epochs": max((int(p.get("epochs", 0)) for p in parts), default=0),
-        **_seconds(time.monotonic() - started - waited, parts),
+        **_seconds(time.monotonic() - started - waited, parts, spared),
         "curves": [curve for p in parts for curve in p.get("curves", ())],
         "precision": parts[0].get("precision", "fp32") if parts else "fp32",
         "features": [int(k.shape[1]) for k, _ in kinds],
@@ -196,11 +200,15 @@ def _body(
     return made.model, dict(made.told), dict(made.about)
 
 
-def _seconds(own: float, parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of a whole with its parts, and of what no other row of a table is told to have taken."""
+def _seconds(own: float, parts: Sequence[Mapping[str, Any]], spared: float = 0.0) -> dict[str, float]:
+    """Of a whole with its parts, and of what no other row of a table is told to have taken.
+
+    Args:
+        spared: what it would have taken longer, had not another row kept its features.
+    """
     took = [(float(p.get("seconds", 0)), bool(p.get("shared"))) for p in parts]
     return {
-        "seconds": round(own + sum(t for t, _ in took), 1),
+        "seconds": round(own + spared + sum(t for t, _ in took), 1),
         "own_seconds": round(own + sum(t for t, shared in took if not shared), 1),
     }
 
@@ -218,26 +226,57 @@ def _views(cells: Cells, settings: HybridSettings) -> tuple[NDArray[np.uint8], N
     return seen, np.tile(cells.labels, settings.views)
 
 
-def deep(body: networks.Classifier, crops: NDArray[np.uint8], kept: Path) -> NDArray[np.float32]:
-    """What a network sees in crops, float32 (n, features); computed once for the same weights and pixels."""
+def deep(body: networks.Classifier, crops: NDArray[np.uint8], kept: Path) -> tuple[NDArray[np.float32], float]:
+    """What a network sees in crops, float32 (n, features), once for the same weights and pixels; see `_once`."""
     total = hashlib.sha256()
     for name, value in sorted(state_of(body).items()):
         if not name.startswith("head."):
             total.update(name.encode() + value.numpy().tobytes())
-    total.update(str(crops.shape).encode())
+
+    def see() -> NDArray[np.float32]:
+        with torch.inference_mode():
+            batches = [torch.from_numpy(crops[i : i + _BATCH]) for i in range(0, len(crops), _BATCH)]
+            return np.concatenate([body.features(b).float().numpy() for b in batches])
+
+    return _once(total.digest(), crops, kept, see)
+
+
+def measured(names: Sequence[str], crops: NDArray[np.uint8], kept: Path | None) -> tuple[NDArray[np.float32], float]:
+    """What is measured in crops, float32 (n, features), once for the same features, code and pixels; see `_once`.
+
+    Args:
+        kept: folder of what was measured before; None keeps nothing.
+    """
+    from detect.classify import handmade
+
+    if kept is None:
+        return handmade.measure(names, crops), 0.0
+    of = f"{list(names)} {code_fingerprint([handmade.__name__])}"
+    return _once(of.encode(), crops, kept, lambda: handmade.measure(names, crops))
+
+
+def _once(
+    of: bytes, crops: NDArray[np.uint8], kept: Path, make: Callable[[], NDArray[np.float32]]
+) -> tuple[NDArray[np.float32], float]:
+    """What is made of crops, or a file of it from before; and the seconds that the file spared.
+
+    Args:
+        of: what else it rests on.
+    """
+    total = hashlib.sha256(of + str(crops.shape).encode())
     total.update(np.ascontiguousarray(crops).data)
-    path = kept / f"{total.hexdigest()}.npy"
+    path = kept / f"{total.hexdigest()}.npz"
     if path.is_file():
-        return np.asarray(np.load(path, allow_pickle=False), np.float32)
-    with torch.inference_mode():
-        batches = [torch.from_numpy(crops[i : i + _BATCH]) for i in range(0, len(crops), _BATCH)]
-        found = np.concatenate([body.features(b).float().numpy() for b in batches])
+        with np.load(path, allow_pickle=False) as there:
+            return np.asarray(there["found"], np.float32), float(there["seconds"])
+    started = time.monotonic()
+    found = make()
     kept.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = beside(path)
     with partial.open("wb") as file:
-        np.save(file, found, allow_pickle=False)
+        np.savez(file, found=found, seconds=time.monotonic() - started)
     partial.replace(path)
-    return found
+    return found, 0.0
 
 
 def _fuse(kinds: Sequence[NDArray[np.float32]], settings: HybridSettings) -> tuple[list[Kind], NDArray[np.float32]]:
@@ -281,7 +320,8 @@ def _ensemble(settings: EnsembleSettings, task: Task, out: Path) -> Fitted:
     made = [fit(*part) for part in parts]
     started = time.monotonic()
     dev = keep(task.dev, task.types, settings)
-    told = [answers_of(m.model, m.told, dev, settings.image_size, settings.margin) for m in made]
+    size, margin = settings.image_size, settings.margin
+    told = [answers_of(m.model, m.told, dev, size, margin, task.features) for m in made]
     heat = [temperature(t, dev.labels) for t in told]
     shares = np.stack([softmax(t, h).astype(np.float64) for t, h in zip(told, heat, strict=True)], axis=1)
     weights = _weights(settings.rule, shares, dev.labels, settings.seed, task.where)
@@ -335,19 +375,16 @@ def mixture(right: NDArray[np.float64], rounds: int = 500) -> NDArray[np.float64
 
 
 def answers_of(
-    model: nn.Module, told: Mapping[str, Any], cells: Cells, size: int, margin: float
+    model: nn.Module, told: Mapping[str, Any], cells: Cells, size: int, margin: float, kept: Path | None = None
 ) -> NDArray[np.float64]:
-    """Scores of cells by their true boxes, float64 (n, types)."""
+    """Scores of cells by their true boxes, float64 (n, types). kept: see `measured`."""
     crops = cells.crops(size, margin)
     if not takes_measured(model):
         return np.asarray(scores_of(model, torch.from_numpy(crops)).numpy(), np.float64)
-    from detect.classify import handmade
-
-    measured = torch.from_numpy(handmade.measure(measured_of(told), crops))
+    beside = torch.from_numpy(measured(measured_of(told), crops, kept)[0])
     with torch.inference_mode():
         found = [
-            model(torch.from_numpy(crops[i : i + _BATCH]), measured[i : i + _BATCH])
-            for i in range(0, len(crops), _BATCH)
+            model(torch.from_numpy(crops[i : i + _BATCH]), beside[i : i + _BATCH]) for i in range(0, len(crops), _BATCH)
         ]
     return np.asarray(torch.cat(found).numpy(), np.float64)
 

@@ -28,7 +28,7 @@ from detect.classify.settings import ClassifierSettings
 from detect.data import augment
 from detect.detectors.devices import device_of, precision_of
 from detect.errors import ConfigError, StoreError
-from detect.evaluate.classification import log_loss, macro_f1
+from detect.evaluate.decide import log_loss, macro_f1
 from detect.runtime.base import cores
 
 Progress = Callable[[int, int, float], None]  # epoch, epochs, mean loss

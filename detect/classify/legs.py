@@ -13,6 +13,7 @@ import numpy as np
 
 from detect.classify.settings import ZooSettings
 from detect.data.cards import load_card
+from detect.data.files import write_text
 from detect.data.folds import Unit, holdout, kfold
 from detect.data.typed import TypedCell, load_typed
 from detect.errors import DataError, StoreError
@@ -30,20 +31,22 @@ class Leg:
     test: tuple[TypedCell, ...]
 
 
-def cells_of_table(settings: ZooSettings, tally: Tally) -> tuple[list[TypedCell], dict[str, int]]:
-    """The cells of the table, and how many groups there are of types that are left out."""
+def cells_of_table(
+    settings: ZooSettings, tally: Tally, kept: Path | None = None
+) -> tuple[list[TypedCell], dict[str, int]]:
+    """The cells of the table, and how many groups there are of types that are left out. kept: see `load_typed`."""
     given = None
     if settings.groups is not None:
         given = _read_groups(Path(settings.groups))
-    found = load_typed([load_card(d) for d in settings.data], tally, groups=given)
+    found = load_typed([load_card(d) for d in settings.data], tally, groups=given, kept=kept)
     if settings.most_a_group:
         seen: Counter[tuple[str, str]] = Counter()
-        kept = []
+        some = []
         for cell in found:
             seen[cell.group, cell.type] += 1
             if seen[cell.group, cell.type] <= settings.most_a_group:
-                kept.append(cell)
-        found = kept
+                some.append(cell)
+        found = some
     groups: dict[str, set[str]] = {}
     for cell in found:
         groups.setdefault(cell.type, set()).add(cell.group)
@@ -148,4 +151,4 @@ def write_cells(cells: Sequence[TypedCell], legs: Sequence[Leg], path: Path) -> 
     if path.is_file() and path.read_text("utf-8") != file.getvalue():
         what = "these are not the cells, groups or parts that the table was begun with"
         raise StoreError(what, where=str(path), remedy="begin the table in another folder")
-    path.write_text(file.getvalue(), "utf-8")
+    write_text(path, file.getvalue())

@@ -23,7 +23,8 @@ from detect.classify.export import calibration_of, metrics
 from detect.classify.learn import state_of, write_weights
 from detect.errors import DataError
 from detect.evaluate import conformal
-from detect.evaluate.classification import ClassificationReport, measure, temperature
+from detect.evaluate.classification import ClassificationReport, measure
+from detect.evaluate.decide import temperature
 from detect.taxonomy import taxonomy
 
 

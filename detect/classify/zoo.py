@@ -3,6 +3,7 @@
 OUT/
   settings.yaml          the zoo's own; one with another protocol cannot go on in the same folder
   cells.csv              every cell, its type, source and group, and its part in each leg
+  copies.json            which pictures are near copies, and a hash of them all: to find them takes a while
   answers/<row>/<leg>.csv   what a row answers for the cells that a leg holds out, and hashes of what that rests on; of
                          the set's own words only cells.csv has some
   rows/<row>.json        figures of a row, once all its legs are done
@@ -14,11 +15,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
+import math
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,22 +47,44 @@ from detect.classify.settings import (
     recipe_of,
 )
 from detect.classify.train import types_of
-from detect.classify.zoo_table import Answers, Row, about_answers, read_answers, row_json, write, write_answers
+from detect.classify.zoo_table import Answers, Held, Row, about_answers, read_answers, row_json, write, write_answers
 from detect.config import dump, load, load_yaml
+from detect.data import locks
+from detect.data.files import write_text
 from detect.data.fingerprint import READERS, code_fingerprint, file_hash
 from detect.errors import ConfigError, StoreError
-from detect.evaluate.classification import measure, temperature
+from detect.evaluate.classification import measure
 from detect.evaluate.curves import mean_curve, still_rises
+from detect.evaluate.decide import temperature
 from detect.evaluate.intervals import plain_json
 from detect.formats.tally import Tally
 from detect.images import preprocess
 from detect.runtime.base import cores
+from detect.runtime.machine import processor
 
-CELLS = "cells.csv"
-_MODULE = "detect.classify.fit"  # legs are hashed as they are
-_LIBRARIES = ("torch", "torchvision", "timm", "scikit-learn", "scikit-image", "albumentations", "numpy")
+CELLS, COPIES = "cells.csv", "copies.json"
+# Legs are hashed as they are, and recipes, where what settings and reports are made of ends.
+_MODULES = ("detect.classify.fit", "detect.data.augment", "detect.images.preprocess")
+_TOLD = (
+    "detect.classify.bundled", "detect.classify.recipes", "detect.classify.settings", "detect.evaluate.classification",
+    "detect.evaluate.conformal", "detect.evaluate.intervals", "detect.taxonomy", "detect.types",
+)  # fmt: skip
+_LIBRARIES = (
+    "torch", "torchvision", "timm", "scikit-learn", "scikit-image", "albumentations", "numpy", "opencv-python-headless",
+)  # fmt: skip
 
 Progress = Callable[[str, str], None]  # row, leg
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Weights that a row begins with, made when they are needed. key: hash of what they rest on."""
+
+    key: str
+    weights: Callable[[], Path]
+
+
+NOTHING: Mapping[str, Begun] = MappingProxyType({})
 
 
 def zoo(
@@ -72,6 +99,7 @@ def zoo(
     progress: Progress | None = None,
     tally: Tally | None = None,
     failed: dict[str, str] | None = None,
+    begun: Mapping[str, Begun] = NOTHING,
 ) -> tuple[list[Row], dict[str, int]]:
     """Fit and measure every row of a table; rows and legs that are done are taken as they are.
 
@@ -80,6 +108,7 @@ def zoo(
         only: rows to make now; all by default.
         rounds: of the bootstrap over groups.
         failed: takes rows that could not be fitted, with the reason; without it they are told at the end.
+        begun: what rows that are networks begin with, by name.
         keep_stale: take legs of which the recipe or the code has changed since as they are.
 
     Returns:
@@ -98,11 +127,11 @@ def zoo(
         raise StoreError("the folder is not empty", where=str(out), remedy="name another")
     out.mkdir(parents=True, exist_ok=True)
     _keep(settings, out, where)
-    cells, rare = cells_of_table(settings, tally or Tally())
+    cells, rare = cells_of_table(settings, tally or Tally(), out / COPIES)
     types = types_of(cells)
     legs = legs_of(settings, cells)
     write_cells(cells, legs, out / CELLS)
-    run = _Zoo(settings, recipes, types, legs, out, where, device, rounds, keep_stale)
+    run = _Zoo(settings, recipes, types, legs, out, where, device, rounds, keep_stale, begun)
     rows = run.done()
     broken: dict[str, str] = {}
     for name in only or recipes:
@@ -137,7 +166,7 @@ def _keep(settings: ZooSettings, out: Path, where: str) -> None:
         if changed:
             what = f"{', '.join(changed)} differ from what the table was begun with"
             raise ConfigError(what, where=where, remedy=f"go on with the settings of {path}, or name another folder")
-    path.write_text(dump(settings), "utf-8")
+    write_text(path, dump(settings))
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _,.+@%-]*")  # of a row: it is a file's name too
@@ -183,17 +212,18 @@ class _Zoo:
         device: str,
         rounds: int,
         keep_stale: bool,
+        begun: Mapping[str, Begun],
     ) -> None:
         self.settings, self.recipes, self.types, self.legs = settings, recipes, list(types), legs
         self.out, self.where, self.device, self.rounds = out, where, device, rounds
-        self.keep_stale = keep_stale
+        self.keep_stale, self.begun = keep_stale, begun
         self.known: dict[str, list[Row]] = {}  # rows that were measured: the bootstrap takes a while
         self.cells = _identity(legs)
         self.code = {
-            detected: code_fingerprint([_MODULE, *_networks()], _LIBRARIES, leave=_left(detected))
+            detected: code_fingerprint([*_MODULES, *_networks()], _LIBRARIES, leave=_left(detected))
             for detected in (False, True)
         }
-        self.keys = {name: self._key(recipe) for name, recipe in recipes.items()}
+        self.keys = {name: self._key(name) for name in recipes}
         self.parts = {part for recipe in recipes.values() for part in parts_of(recipe) if part in recipes}
 
     def row(self, name: str, progress: Progress | None) -> None:
@@ -203,8 +233,18 @@ class _Zoo:
                 continue
             if progress is not None:
                 progress(name, leg.name)
-            self._answer(name, leg)
+            with self._alone(name, leg):
+                if not self._is_done(name, leg):  # another process may have made it meanwhile
+                    self._answer(name, leg)
             self.known.pop(name, None)
+
+    @contextmanager
+    def _alone(self, name: str, leg: Leg) -> Iterator[None]:
+        """Nobody else fits this row of a leg, or what it is made of; who does is waited for."""
+        with ExitStack() as held:
+            for one in sorted(self._rows_of(name)):  # in one order everywhere, so that no two wait for each other
+                held.enter_context(locks.alone(self.out / "models" / leg.name / one, patience=math.inf))
+            yield
 
     def _path(self, name: str, leg: Leg) -> Path:
         return self.out / "answers" / name / f"{leg.name}.csv"
@@ -215,13 +255,13 @@ class _Zoo:
             return False
         return self.keep_stale or about_answers(path).get("key") == self.keys[name]
 
-    def _key(self, recipe: Recipe) -> dict[str, str]:
+    def _key(self, name: str) -> dict[str, str]:
         """Hashes of what a row rests on."""
-        parts = self._with_parts(recipe)
-        told = [r.model_dump(mode="json") for r in parts]
+        parts = self._with_parts(self.recipes[name])
+        told = [_by_content(r.model_dump(mode="json")) for r in parts]
+        begun = [self.begun[one].key for one in sorted(self._rows_of(name)) if one in self.begun]
         detected = any(getattr(r, "detected_by", None) is not None for r in parts)
-        files = [_named(value) for one in told for value in _texts(one)]
-        text = json.dumps([told, files], sort_keys=True)
+        text = json.dumps([told, begun], sort_keys=True)
         return {"recipe": hashlib.sha256(text.encode()).hexdigest(), "cells": self.cells, "code": self.code[detected]}
 
     def _with_parts(self, recipe: Recipe) -> list[Recipe]:
@@ -245,15 +285,18 @@ class _Zoo:
         return {name}.union(*map(self._rows_of, parts))
 
     def _answer(self, name: str, leg: Leg) -> None:
-        recipe, where = self.recipes[name], f"{self.where}: rows.{name}"
+        where = f"{self.where}: rows.{name}"
         home = self._room(name, leg)
+        recipes = {one: self._begins(one) for one in self._rows_of(name)}
+        recipe = recipes[name]
         task = Task(
             leg.train, leg.dev, self.types, where, self.out / "features", self.device, resume=True,
-            rows=self.recipes, home=home,
+            rows=recipes, home=home,
         )  # fmt: skip
         made = fit(recipe, task, home / name)
         dev, test = (keep(cells, self.types, recipe) for cells in (leg.dev, leg.test))
-        scores = [answers_of(made.model, made.told, c, recipe.image_size, recipe.margin) for c in (dev, test)]
+        size, margin, kept = recipe.image_size, recipe.margin, self.out / "features"
+        scores = [answers_of(made.model, made.told, c, size, margin, kept) for c in (dev, test)]
         heat = temperature(scores[0], dev.labels)
         about = {
             "leg": leg.name,
@@ -265,13 +308,21 @@ class _Zoo:
             "curves": made.about.get("curves", []),
             "seconds": made.about["seconds"],
             "own_seconds": made.about["own_seconds"],
-            "machine": f"{platform.machine()}, {cores()} cores",
+            "machine": f"{processor()}, {cores()} cores",
+            "device": made.about.get("device", "cpu"),
             "cells": {"train": len(leg.train), "dev": len(leg.dev), "test": len(leg.test)},
             "groups": {p: len({c.group for c in getattr(leg, p)}) for p in ("train", "dev", "test")},
         }
         write_answers(self._path(name, leg), leg.test, self.types, scores[1], about)
         if name not in self.parts:
             shutil.rmtree(home / name)
+
+    def _begins(self, name: str) -> Recipe:
+        """A row's recipe, with the weights that it begins with where these are made for it."""
+        recipe = self.recipes[name]
+        return (
+            recipe.model_copy(update={"pretrained": str(self.begun[name].weights())}) if name in self.begun else recipe
+        )
 
     def clean(self) -> None:
         """Throw away what was kept for other rows, once all rows are done."""
@@ -326,14 +377,21 @@ class _Zoo:
             converged=_at_rest([a.about["curves"] for a in answers]),
             minutes=sum(a.about["seconds"] for a in answers) / 60,
             own_minutes=sum(a.about["own_seconds"] for a in answers) / 60,
-            machines=tuple(sorted({a.about.get("machine", "not told") for a in answers})),
+            machines=tuple(sorted({_where(a.about) for a in answers})),
+            held=Held(truth, told.argmax(axis=1), tuple(groups), tuple(self.types.index(t) for t in scored)),
         )
         folder = self.out / "rows"
         folder.mkdir(exist_ok=True)
         legs = [dict(a.about) | {"macro_f1": f1} for a, f1 in zip(answers, each, strict=True)]
         file = f"{name}, {kind}" if kind else name
-        (folder / f"{file.replace('/', '-')}.json").write_text(plain_json(row_json(row) | {"legs": legs}), "utf-8")
+        write_text(folder / f"{file.replace('/', '-')}.json", plain_json(row_json(row) | {"legs": legs}))
         return row
+
+
+def _where(about: Mapping[str, Any]) -> str:
+    """On what a leg was fitted."""
+    machine, device = about.get("machine", "not told"), about.get("device", "cpu")
+    return machine if device == "cpu" else f"{machine}, {device}"
 
 
 def _at_rest(curves: Sequence[Sequence[Sequence[float] | None]]) -> bool:
@@ -359,27 +417,25 @@ def _identity(legs: Sequence[Leg]) -> str:
     return total.hexdigest()
 
 
-def _texts(told: object) -> list[str]:
-    """Every text in plain values."""
+def _by_content(told: Any) -> Any:
+    """Plain values in which what a text names that is not in the recipe itself, a file of weights or a bundle, stands
+    by its hash: a table may be moved."""
     if isinstance(told, Mapping):
-        return [text for value in told.values() for text in _texts(value)]
+        return {k: _by_content(v) for k, v in told.items()}
     if isinstance(told, list | tuple):
-        return [text for value in told for text in _texts(value)]
-    return [told] if isinstance(told, str) else []
-
-
-def _named(text: str) -> str:
-    """What a text names that is not in the recipe itself: a file of weights, a bundle; empty for any other."""
-    path = Path(text)
+        return [_by_content(v) for v in told]
+    if not isinstance(told, str):
+        return told
+    path = Path(told)
     if path.suffix and path.is_file():
         return file_hash(path)
-    folder = path if (path / CARD).is_file() else assets.RELEASED_BUNDLES / text
-    return open_bundle(folder).hash if (folder / CARD).is_file() else ""
+    folder = path if (path / CARD).is_file() else assets.RELEASED_BUNDLES / told
+    return [told, open_bundle(folder).hash] if (folder / CARD).is_file() else told
 
 
 def _left(detected: bool) -> tuple[str, ...]:
     """Modules that change no row: with `detected`, where a detector's boxes are learnt from."""
-    return (*READERS, "detect.detectors.train", *(() if detected else ("detect.detectors.opened",)))
+    return (*READERS, *_TOLD, "detect.detectors.train", *(() if detected else ("detect.detectors.opened",)))
 
 
 def _networks() -> list[str]:

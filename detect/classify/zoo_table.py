@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.classify.settings import ZooSettings
+from detect.data.files import write_text
 from detect.data.typed import TypedCell
 from detect.errors import StoreError
 from detect.evaluate.classification import RATES, ClassificationReport
@@ -21,6 +23,20 @@ from detect.evaluate.intervals import plain_json
 from detect.evaluate.tables import table, write_csv
 
 NONE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a row answered for the cells that it was held out from: type numbers (n,), and groups.
+
+    Attributes:
+        scored: numbers of the types that are scored.
+    """
+
+    truth: NDArray[np.int64]
+    answer: NDArray[np.int64]
+    groups: tuple[str, ...]
+    scored: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +49,7 @@ class Row:
         learnt_groups: groups learnt from, mean over legs.
         spread: standard deviation of macro F1 over legs; NaN of one. converged: no leg was still getting better on dev.
         minutes: of fitting all that it is made of. own_minutes: without those parts that are rows themselves.
-        machines: on which its legs were fitted. stale: kept though what it rests on has changed.
+        machines: on which its legs were fitted. held: its answers. stale: kept though what it rests on has changed.
     """
 
     name: str
@@ -48,6 +64,7 @@ class Row:
     minutes: float
     own_minutes: float
     machines: tuple[str, ...]
+    held: Held
     stale: bool = False
 
     @property
@@ -86,14 +103,13 @@ def write_answers(
     path: Path, cells: Sequence[TypedCell], types: Sequence[str], scores: NDArray[np.float64], about: Mapping[str, Any]
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        file.write(f"# {json.dumps(about)}\n")
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(["cell", *types])
-        for cell, row in zip(cells, scores, strict=True):
-            out.writerow([cell.id, *(f"{v:.6g}" for v in row)])
-    partial.replace(path)
+    file = io.StringIO()
+    file.write(f"# {json.dumps(about)}\n")
+    out = csv.writer(file, lineterminator="\n")
+    out.writerow(["cell", *types])
+    for cell, row in zip(cells, scores, strict=True):
+        out.writerow([cell.id, *(f"{v:.6g}" for v in row)])
+    write_text(path, file.getvalue())
 
 
 def about_answers(path: Path) -> dict[str, Any]:
@@ -115,7 +131,7 @@ def read_answers(path: Path, cells: Sequence[TypedCell], types: Sequence[str]) -
 
 def row_json(row: Row) -> dict[str, Any]:
     """Plain values."""
-    about = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "report"}
+    about = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("report", "held")}
     return {**about, **row.report.to_json()}
 
 
@@ -146,10 +162,15 @@ def write(
         "failed": dict(failed),
         "rows": told,
     }
-    (out / "zoo.json").write_text(plain_json(about), "utf-8")
-    with (out / "zoo.csv").open("w", newline="", encoding="utf-8") as file:
-        write_csv(file, _HEADS, [_line(r) for r in rows])
-    (out / "zoo.md").write_text(markdown(rows, rare, settings, failed), "utf-8")
+    table_of = io.StringIO()
+    write_csv(table_of, _HEADS, [_line(r) for r in rows])
+    texts = {
+        "zoo.json": plain_json(about),
+        "zoo.csv": table_of.getvalue(),
+        "zoo.md": markdown(rows, rare, settings, failed),
+    }
+    for name, text in texts.items():
+        write_text(out / name, text)
 
 
 def markdown(

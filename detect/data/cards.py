@@ -109,6 +109,7 @@ class Card(Settings):
 
     Attributes:
         class_map: published label to one of the classes; null leaves its cells out on purpose: they are ground.
+        labs: of its parts, where these are of several: each lab may be held out as a source of its own.
         synthetic: its cells were drawn by a program; what learns from such sets alone says so on its card.
         unavailable: why there is nothing to read, where a set is private or has no layout of its own.
         checked_on: what its reading was tested on.
@@ -127,6 +128,7 @@ class Card(Settings):
     grouping: Grouping
     layout: Layout | None = None
     pictures: Pictures | None = None
+    labs: dict[str, str] = {}
     synthetic: bool = False
     unavailable: str | None = None
     checked_on: Literal["real files", "a replica of the layout", "nothing"] = "nothing"

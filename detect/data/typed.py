@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from dataclasses import field as made
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 
 from detect.data import copies
 from detect.data.cards import Card
+from detect.data.files import write_text
+from detect.data.fingerprint import code_fingerprint, file_hash
 from detect.data.joined import Groups
 from detect.data.load import load_dataset
 from detect.errors import DataError
@@ -55,25 +59,31 @@ def load_typed(
     roots: dict[str, Path] | None = None,
     *,
     groups: Mapping[str, str] | None = None,
+    kept: Path | None = None,
 ) -> list[TypedCell]:
     """Typed cells of the cards, in the order of their ids; near copies, and cells of one patient, share a group.
 
     Args:
         groups: group by cell id, in place of looking for copies, which takes minutes for ten thousand pictures.
+        kept: file of what copies were found before, taken while the pictures are the same.
     """
     cells: list[TypedCell] = []
     for card in cards:
         parts = load_dataset(card, tally, (roots or {}).get(card.name))
         own = _reading(card)
-        found = [cell for part, dataset in parts.items() for cell in own(dataset, part)]
+        found = [
+            replace(cell, source=f"{card.name}/{card.labs[part]}" if part in card.labs else card.name)
+            for part, dataset in parts.items()
+            for cell in own(dataset)
+        ]
         if not found:
             raise DataError(f"{card.name} gives no types of single cells", remedy="name a card with types")
         cells += found
     tally.read["typed cells"] += len(cells)
-    return _grouped(cells, groups, {card.name for card in cards if card.synthetic})
+    return _grouped(cells, groups, {card.name for card in cards if card.synthetic}, kept)
 
 
-def _reading(card: Card) -> Callable[[Dataset, str], Iterator[TypedCell]]:
+def _reading(card: Card) -> Callable[[Dataset], Iterator[TypedCell]]:
     """How a set tells the types of cells."""
     if card.pictures is not None:
         return _from_pictures
@@ -84,7 +94,9 @@ def _reading(card: Card) -> Callable[[Dataset, str], Iterator[TypedCell]]:
     return partial(_from_boxes, by_slide=card.grouping.key == "slide")
 
 
-def _grouped(cells: Iterable[TypedCell], given: Mapping[str, str] | None, drawn: Set[str]) -> list[TypedCell]:
+def _grouped(
+    cells: Iterable[TypedCell], given: Mapping[str, str] | None, drawn: Set[str], kept: Path | None
+) -> list[TypedCell]:
     """With the groups that are given, or else of near copies, slides and patients (a cell's group, so far).
 
     Args:
@@ -97,7 +109,7 @@ def _grouped(cells: Iterable[TypedCell], given: Mapping[str, str] | None, drawn:
             raise DataError(f"no group for '{missing}'", remedy="audit these sets again")
         return [replace(c, group=given[c.id]) for c in ordered]
     pictures = sorted({c.path for c in ordered if c.source.split("/")[0] not in drawn})
-    alike = dict(zip(pictures, copies.groups(pictures), strict=True)) if pictures else {}
+    alike = dict(zip(pictures, _alike(pictures, kept), strict=True)) if pictures else {}
     joined = Groups(len(ordered))
     first: dict[str | int, int] = {}
     for i, cell in enumerate(ordered):
@@ -108,7 +120,22 @@ def _grouped(cells: Iterable[TypedCell], given: Mapping[str, str] | None, drawn:
     return [replace(c, group=ordered[joined.of(i)].id) for i, c in enumerate(ordered)]
 
 
-def _from_pictures(dataset: Dataset, part: str) -> Iterator[TypedCell]:
+def _alike(pictures: Sequence[Path], kept: Path | None) -> list[int]:
+    """A number for each picture, the same for near copies."""
+    if kept is None:
+        return copies.groups(pictures)
+    told_by = code_fingerprint([copies.__name__])
+    of = hashlib.sha256("".join([told_by, *map(file_hash, pictures)]).encode()).hexdigest()
+    if kept.is_file():
+        told = json.loads(kept.read_text("utf-8"))
+        if told["pictures"] == of:
+            return list(told["groups"])
+    found = copies.groups(pictures)
+    write_text(kept, json.dumps({"pictures": of, "groups": [int(g) for g in found]}))
+    return found
+
+
+def _from_pictures(dataset: Dataset) -> Iterator[TypedCell]:
     """Pictures with one label: of a cell, or of a field, which is then taken whole."""
     for labelled in dataset.fields:
         field, cells = labelled.field, labelled.annotations
@@ -116,12 +143,11 @@ def _from_pictures(dataset: Dataset, part: str) -> Iterator[TypedCell]:
         kind = dataset.classes.names[cells.labels[0]] if len(cells) == 1 else labelled.extra.get("label")
         if kind is not None:
             box = _corners(cells.boxes[0]) if len(cells) == 1 else whole
-            source = f"{dataset.name}/{part}"
             patient = f"{dataset.name}/{field.patient}" if field.patient else ""
-            yield TypedCell(f"{dataset.name}/{field.id}", field.path, box, str(kind), source, patient)
+            yield TypedCell(f"{dataset.name}/{field.id}", field.path, box, str(kind), dataset.name, patient)
 
 
-def _from_fields(dataset: Dataset, part: str) -> Iterator[TypedCell]:
+def _from_fields(dataset: Dataset) -> Iterator[TypedCell]:
     """Fields with one WBC and one type: only there does the field's type belong to a known cell."""
     if "WBC" not in dataset.classes.names:
         return
@@ -137,7 +163,7 @@ def _from_fields(dataset: Dataset, part: str) -> Iterator[TypedCell]:
 _GENERAL = ("Cell", "WBC", "RBC", "Platelet", "Platelet clump")  # labels that name no type of white cell
 
 
-def _from_boxes(dataset: Dataset, part: str, *, by_slide: bool) -> Iterator[TypedCell]:
+def _from_boxes(dataset: Dataset, *, by_slide: bool) -> Iterator[TypedCell]:
     """Fields in which every cell has a type of its own."""
     for labelled in dataset.fields:
         field, cells = labelled.field, labelled.annotations
@@ -152,17 +178,16 @@ def _from_boxes(dataset: Dataset, part: str, *, by_slide: bool) -> Iterator[Type
                 yield TypedCell(identity, field.path, place, kind, dataset.name, group, *parts)
 
 
-def _from_masks(dataset: Dataset, part: str) -> Iterator[TypedCell]:
+def _from_masks(dataset: Dataset) -> Iterator[TypedCell]:
     """Cells of their own pictures."""
     for labelled in dataset.fields:
         cells = labelled.annotations
         if len(cells) == 1:
             kind = dataset.classes.names[cells.labels[0]]
             identity = f"{dataset.name}/{labelled.field.id}"
-            source = f"{dataset.name}/{part}"
             box = _corners(cells.boxes[0])
             parts = cells.masks[0], cells.extra[0].get("nucleus_mask")
-            yield TypedCell(identity, labelled.field.path, box, kind, source, "", *parts)
+            yield TypedCell(identity, labelled.field.path, box, kind, dataset.name, "", *parts)
 
 
 def _run(told: Any) -> Rle | None:

@@ -42,6 +42,7 @@ from detect.evaluate.align import align
 from detect.formats.tally import Tally
 from detect.formats.yolo import ORDER
 from detect.images import preprocess
+from detect.runtime.machine import processor
 from detect.types import Dataset, LabelledField
 
 # Label problems that nothing should be learnt from.
@@ -195,7 +196,7 @@ def _train(
         "labelled_in_part": len(unlabelled),
         "fingerprint": {"train": fingerprint(learn), "dev": fingerprint(dev)},
         "label_problems": how.tally.counts(),
-        "hardware": f"{platform.machine()}, {_processor()}",
+        "hardware": f"{platform.machine()}, {processor()}",
         "python": platform.python_version(),
     }
     started = time.monotonic()
@@ -383,14 +384,3 @@ def _cells(dataset: Dataset) -> dict[str, int]:
         for label in labelled.annotations.labels:
             counts[dataset.classes.names[int(label)]] += 1
     return counts
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown processor"
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        "unknown processor",
-    )

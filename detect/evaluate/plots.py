@@ -272,8 +272,7 @@ def accuracy_against_cost(
     axes.grid(alpha=0.3, linewidth=0.5)
     names.axis("off")
     told = [
-        f"{i}  {n}{'' if ranked else ' (open: still rising)'}"
-        for i, (n, (_, _, ranked)) in enumerate(points.items(), 1)
+        f"{i}  {n}{'' if ranked else ' (open: not ranked)'}" for i, (n, (_, _, ranked)) in enumerate(points.items(), 1)
     ]
     names.text(0, 1, "\n".join(told), fontsize=7, va="top", transform=names.transAxes)
     figure.savefig(path, dpi=300)

@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,19 +18,13 @@ from detect.data.fingerprint import READERS, code_fingerprint, file_hash, finger
 from detect.data.smear.settings import load_smear
 from detect.detectors.base import FAMILIES, DetectorSettings, family
 from detect.detectors.train import split_parts
-from detect.errors import DataError, LedError
+from detect.errors import DataError
 from detect.evaluate.saved import load_json
 from detect.formats.tally import Tally
 from detect.tables.settings import DrawnTypes, Start
 from detect.types import Dataset
 
-try:
-    import fcntl
-except ImportError:  # Windows has none
-    fcntl = None  # type: ignore[assignment]
-
 KEY, ABOUT, BUNDLE = "key.json", "about.json", "bundle"
-READING_S = 60.0  # one who only reads a row is waited for so long
 _LEARN = ("detect.detectors.train", "detect.detectors.export", "detect.evaluate.curves")
 _MEASURE = ("detect.detectors.evaluate", "detect.runtime.openvino", "detect.runtime.onnxruntime")
 _TYPES = ("detect.classify.train", "detect.classify.networks")
@@ -153,44 +145,3 @@ def remove(folder: Path) -> None:
     if folder.exists():
         folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[bool]:
-    """One process at a time works on a folder; LedError where another does, and is not done within `READING_S`."""
-    with _locked(folder, exclusive=True, patience=READING_S) as ours:
-        if not ours:
-            raise LedError("another process makes it", where=str(folder), remedy="wait for it, or end it")
-        yield True
-
-
-@contextmanager
-def seen(folder: Path) -> Iterator[bool]:
-    """Nobody works on a folder while it is read; False where somebody does."""
-    with _locked(folder, exclusive=False) as ours:
-        yield ours
-
-
-@contextmanager
-def _locked(folder: Path, *, exclusive: bool, patience: float = 0.0) -> Iterator[bool]:
-    if fcntl is None:
-        yield True
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, which may be taken away and made anew by who holds the lock.
-    handle = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    end = time.monotonic() + patience
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-                held = True
-            except BlockingIOError:
-                held = False
-            if held or time.monotonic() >= end:
-                break
-            time.sleep(0.2)
-        yield held
-    finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # a process that was begun meanwhile may hold it open
-        os.close(handle)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -25,9 +26,10 @@ from detect.bundles.card import WEIGHTS
 from detect.classify.recipes import check
 from detect.classify.settings import ClassifierSettings, ZooSettings, recipe_of
 from detect.classify.train import train
-from detect.classify.zoo import zoo
+from detect.classify.zoo import Begun, zoo
 from detect.classify.zoo_table import Row as ZooRow
 from detect.config import load
+from detect.data import locks
 from detect.data.cards import load_card
 from detect.data.load import load_dataset
 from detect.data.sources import merge
@@ -66,8 +68,10 @@ def lab_table(
     table, where = table_settings(LabTable, config)
     out = out.resolve()
     maker = Maker(table, where, out, device, keep_stale, say)
-    names = chosen(only, table.rows, where)
     _check(table, maker, where)
+    types, place, begun = _classifiers(table, maker)
+    both = chosen(only, {**table.rows, **(types.rows if types is not None else {})}, where)
+    names = [name for name in both if name in table.rows]
     open_out(out)
     splits = splits_of(table, out / "splits")
     made: dict[str, dict[str, Made]] = {}
@@ -77,13 +81,13 @@ def lab_table(
             write(_told(table, made, maker), out)
     made = made_meanwhile(made, table.rows, lambda name: _legs(table, maker, name, splits, make=False))
     told = [_told(table, made, maker)]
-    if table.classifiers is not None and not only:
-        settings, place = _classifiers(table, maker)
+    mine = [name for name in both if name not in table.rows]
+    if types is not None and mine:
         rows, _ = zoo(
-            settings, out / "classifiers", where=place, device=device, keep_stale=keep_stale,
+            types, out / "classifiers", where=place, only=mine, device=device, keep_stale=keep_stale, begun=begun,
             progress=lambda n, leg: say(f"{n}, {leg}"),
         )  # fmt: skip
-        told.append(_types(table.classifiers, rows))
+        told.append(_types(str(table.classifiers), rows))
     for one in told:
         write(one, out)
     _draw(told[0], table.of, out / f"{NAME}.png")
@@ -115,23 +119,27 @@ def _draw(told: Table, of: str, path: Path) -> None:
         before_and_after(pairs, path, f"F1 of {of} on the lab, 95 % over groups", ("left out", "learnt from"))
 
 
-def _classifiers(table: LabTable, maker: Maker) -> tuple[ZooSettings, str]:
-    """Settings of the table of classifiers, and where they were read; with the row that begins with drawn cells."""
-    path = assets.find(str(table.classifiers), "configs/zoo", ".yaml")
+def _classifiers(table: LabTable, maker: Maker) -> tuple[ZooSettings | None, str, dict[str, Begun]]:
+    """Settings of the table of classifiers, where they were read, and what rows of it begin with."""
+    if table.classifiers is None:
+        return None, "", {}
+    path = assets.find(table.classifiers, "configs/zoo", ".yaml")
     settings = load(ZooSettings, path)
     if (drawn := table.drawn_types) is None:
-        return settings, str(path)
+        return settings, str(path), {}
     recipe = recipe_of(drawn.recipe, str(path))
     assert isinstance(recipe, ClassifierSettings)
-    row = {"network": recipe.network, "pretrained": str(_drawn_types(drawn, table, maker))}
-    return settings.model_copy(update={"rows": {**settings.rows, drawn.row: row}}), str(path)
+    key = keys.hashed(keys.types_key(drawn, table.starts[drawn.slides]))
+    begun = {drawn.row: Begun(key, partial(_drawn_types, drawn, table, maker))}
+    row = {drawn.row: {"network": recipe.network}}
+    return settings.model_copy(update={"rows": {**settings.rows, **row}}), str(path), begun
 
 
 def _drawn_types(drawn: DrawnTypes, table: LabTable, maker: Maker) -> Path:
     """Weights of a network that learnt the types of drawn cells, trained once."""
     folder, key = maker.out / "starts" / drawn.row, keys.types_key(drawn, table.starts[drawn.slides])
     slides, run = maker.drawn(drawn.slides), folder / "run"
-    with keys.alone(folder):
+    with locks.alone(folder):
         kept = maker.keep_stale and (run / "run.yaml").is_file()
         if keys.read(folder / keys.KEY) != key and not kept:
             keys.remove(run)
@@ -209,9 +217,9 @@ def splits_of(table: LabTable, folder: Path) -> dict[str, Path]:
     paths = {}
     for name, chosen_rows in made.items():
         paths[name] = folder / f"{name}.csv"
-        partial = folder / f".{name}.{os.getpid()}.partial"  # another process may be reading the one that is there
-        Split(name, tuple(chosen_rows)).write(partial)
-        partial.replace(paths[name])
+        aside = folder / f".{name}.{os.getpid()}.partial"  # another process may be reading the one that is there
+        Split(name, tuple(chosen_rows)).write(aside)
+        aside.replace(paths[name])
     return paths
 
 

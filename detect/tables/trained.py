@@ -30,6 +30,7 @@ from detect.bundles.card import CARD
 from detect.bundles.draft import Description
 from detect.bundles.folder import open_bundle
 from detect.config import load, load_yaml, parse
+from detect.data import locks
 from detect.data.cards import load_card
 from detect.data.smear.settings import load_smear
 from detect.data.smear.write import Asked as Drawing
@@ -135,7 +136,7 @@ class Maker:
             LedError: another process makes the row that is to be made.
         """
         row, folder = self.table.rows[name], self.out / "models" / name
-        with keys.alone(folder) if make else keys.seen(folder) as here:
+        with locks.alone(folder) if make else locks.seen(folder) as here:
             if not here:
                 return []
             if row.bundle is not None:
@@ -251,7 +252,7 @@ class Maker:
     def _start(self, name: str) -> Path:
         """The bundle with weights to begin with, made once for all rows."""
         folder, sets = self.out / "starts" / name, [self._slides(name)]
-        with keys.alone(folder):
+        with locks.alone(folder):
             if not (folder / BUNDLE / CARD).is_file():
                 self.say(f"{name}: training")
                 self._train(name, self.starts[name], sets, folder)
@@ -266,7 +267,7 @@ class Maker:
         """The folder of the slides of a start, drawn once."""
         start, folder = self.table.starts[name], self.out / "starts" / name
         slides = folder / "slides"
-        with keys.alone(folder):
+        with locks.alone(folder):
             self._begin(folder, self._start_key(name), name, True)
             if not (slides / "synthetic.yaml").is_file():
                 self.say(f"{name}: drawing {start.slides} slides")

@@ -223,6 +223,7 @@ def test_mistakes_are_named(tmp_path: Path, given: tuple[str, ...], said: str) -
     assert said in " ".join(answer.err.split())
 
 
+@pytest.mark.long
 def test_explanations_are_measured_by_the_real_command(tmp_path: Path, shared_data: Path) -> None:
     assert (shared_data / "wbc-masks").is_dir()
     given = ("--data", "wbc-masks", "--split-file", "wbc-masks-release", "--split", "dev", "--bootstrap", "10")

@@ -21,7 +21,7 @@ from tests.classify.conftest import TYPES
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from detect.classify import answerers, fit  # noqa: E402
+from detect.classify import answerers, fit, handmade  # noqa: E402
 from detect.classify import familiar as familiarity  # noqa: E402
 from detect.classify.answerers import Familiar, combine, measured_of, takes_measured  # noqa: E402
 from detect.classify.bundled import sees_pixels  # noqa: E402
@@ -342,12 +342,33 @@ def test_a_killed_training_with_patience_ends_as_an_undisturbed_one(task: Task, 
 def test_deep_features_are_computed_once(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = answerers.networks.build("lenet", 3, 48).eval()
     crops = keep(task.dev, TYPES, CropSettings()).crops(48, 0.1)
-    first = fit.deep(body, crops, tmp_path)
+    first, spared = fit.deep(body, crops, tmp_path)
+    assert spared == 0
     monkeypatch.setattr(type(body), "features", lambda *_: pytest.fail("computed again"))
-    assert np.array_equal(fit.deep(body, crops, tmp_path), first)
+    again, spared = fit.deep(body, crops, tmp_path)
+    assert np.array_equal(again, first)
+    assert spared > 0
     body.body.layers[0].weight.data += 1
     with pytest.raises(pytest.fail.Exception):
         fit.deep(body, crops, tmp_path)
+
+
+def test_what_is_measured_is_measured_once(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crops = keep(task.dev, TYPES, CropSettings()).crops(48, 0.1)
+    names = ["colour", "hu"]
+    first, spared = fit.measured(names, crops, tmp_path)
+    assert spared == 0
+    assert np.array_equal(first, measure(names, crops))
+    monkeypatch.setattr(handmade, "measure", lambda *_: pytest.fail("measured again"))
+    again, spared = fit.measured(names, crops, tmp_path)
+    assert np.array_equal(again, first)
+    assert spared > 0
+    for other in ((["colour"], crops), (names, crops[1:])):
+        with pytest.raises(pytest.fail.Exception):
+            fit.measured(*other, tmp_path)
+    monkeypatch.setattr(fit, "code_fingerprint", lambda *_: "another")
+    with pytest.raises(pytest.fail.Exception):
+        fit.measured(names, crops, tmp_path)
 
 
 def test_weights_of_a_mixture_find_the_better_member() -> None:

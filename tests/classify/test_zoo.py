@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,10 @@ from tests.cli.command import inside
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from detect.classify import answerers  # noqa: E402
 from detect.classify import legs as legs_room  # noqa: E402
 from detect.classify import zoo as room  # noqa: E402
+from detect.classify.learn import state_of, write_weights  # noqa: E402
 from detect.classify.legs import cells_of_table, legs_of  # noqa: E402
 from detect.classify.settings import ZooSettings  # noqa: E402
 from detect.formats.tally import Tally  # noqa: E402
@@ -223,6 +227,57 @@ def test_what_changed_is_made_anew_and_nothing_else(
     assert {r.name for r in kept} == set(rows)
     room.zoo(str(tmp_path / "z.yaml"), out, only=["colour, tree"], rounds=20)
     assert fitted == ["colour, tree"] * 3
+
+
+def test_weights_count_by_what_they_are_not_by_where_they_lie(
+    known: list[TypedCell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"net": {**ROWS["net"], "pretrained": str(tmp_path / "a.safetensors")}}
+    body = answerers.networks.build(rows["net"]["network"], 2, 32)
+    write_weights(state_of(body), tmp_path / "a.safetensors")
+    out, fitted, theirs = tmp_path / "out", [], room.fit
+    monkeypatch.setattr(room, "fit", lambda *a: (fitted.append(a[2].name), theirs(*a))[1])
+    room.zoo(str(write(tmp_path / "z.yaml", rows=rows)), out, rounds=20)
+    assert len(fitted) == 3
+    rows["net"]["pretrained"] = str((tmp_path / "a.safetensors").rename(tmp_path / "b.safetensors"))
+    room.zoo(str(write(tmp_path / "z.yaml", rows=rows)), out, rounds=20)
+    assert len(fitted) == 3
+    plain = {"net": ROWS["net"]}
+    made: list[str] = []
+
+    def weights() -> Path:
+        made.append("made")
+        return tmp_path / "b.safetensors"
+
+    config = str(write(tmp_path / "p.yaml", rows=plain))
+    room.zoo(config, tmp_path / "begun", rounds=20, begun={"net": room.Begun("key", weights)})
+    assert (len(fitted), len(made)) == (6, 3)
+    room.zoo(config, tmp_path / "begun", rounds=20, begun={"net": room.Begun("key", weights)})
+    assert (len(fitted), len(made)) == (6, 3)  # what is done needs no weights
+    room.zoo(config, tmp_path / "begun", rounds=20, begun={"net": room.Begun("other", weights)})
+    assert (len(fitted), len(made)) == (9, 6)
+
+
+def test_two_processes_share_a_table(known: list[TypedCell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another fits the network of a hybrid, who needs it waits, and then takes it."""
+    rows = {"net": ROWS["net"], "net, lda": ROWS["net, lda"]}
+    config, out, fitted, theirs = str(write(tmp_path / "z.yaml", rows=rows)), tmp_path / "out", [], room.fit
+
+    def slow(*given: Any) -> Any:
+        fitted.append(given[2].name)
+        time.sleep(0.3)
+        return theirs(*given)
+
+    monkeypatch.setattr(room, "fit", slow)
+    each = [Thread(target=room.zoo, args=(config, out), kwargs={"only": [name], "rounds": 20}) for name in rows]
+    for one in each:
+        one.start()
+    for one in each:
+        one.join()
+    assert sorted(fitted) == sorted([*["net"] * 3, *["net, lda"] * 3])
+    told = json.loads((out / "zoo.json").read_text())
+    assert {r["name"] for r in told["rows"]} == set(rows)
+    assert not list(out.rglob("*.partial"))
 
 
 def test_a_misspelt_key_of_the_base_is_refused_and_steps_reach_every_part(

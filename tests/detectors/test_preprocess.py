@@ -118,6 +118,5 @@ def test_a_reference_that_is_not_there_stops_before_anything_is_written(tiny: Ti
 def test_released_bundles_do_nothing_to_their_fields() -> None:
     for path in sorted(assets.RELEASED_BUNDLES.iterdir()):
         card = open_bundle(path).card
-        section = card.detector or card.classifier
-        assert section is not None
-        assert section.preprocess == ()
+        section = card.detector or card.classifier  # segmenters and slides have none
+        assert section is None or section.preprocess == ()

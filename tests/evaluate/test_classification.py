@@ -21,8 +21,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from detect.evaluate.classification import log_loss as our_log_loss
-from detect.evaluate.classification import macro_f1, markdown, measure, temperature, write
+from detect.evaluate.classification import markdown, measure, write
+from detect.evaluate.decide import log_loss as our_log_loss
+from detect.evaluate.decide import macro_f1, temperature
 
 TYPES = ("Neutrophil", "Lymphocyte", "Monocyte", "Eosinophil")
 

@@ -50,6 +50,7 @@ def view(
 
 
 # With the same draws each time: of stretches with twenty cells in common 3 in 1,000 are too thin to be sure of.
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, derandomize=True)
 @example(305, -132, 293)  # a cell in four, at most, has both its neighbours in both fields
 @given(st.integers(0, 10_000), st.integers(-420, 420), st.integers(-420, 420))

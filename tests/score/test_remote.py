@@ -99,6 +99,7 @@ def test_a_run_at_a_url_is_that_of_a_folder(s3: Any, bucket: str, whole: Path, n
     assert "out/run.yaml" in keys(s3, bucket)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["same machine", "another machine"])
 def test_a_run_that_was_killed_is_gone_on_with(
     s3: Any, bucket: str, whole: Path, night: Path, tmp_path: Path, elsewhere: bool

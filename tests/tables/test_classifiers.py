@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import yaml
+from sklearn.metrics import f1_score
 
 from detect import assets
 from detect.config import Settings, load
 from detect.data.typed import TypedCell
 from detect.errors import ConfigError
+from detect.evaluate.intervals import Interval
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -21,6 +24,7 @@ from detect.classify.heads import HEADS  # noqa: E402
 from detect.classify.networks import NETWORKS  # noqa: E402
 from detect.classify.settings import EnsembleSettings, Selection  # noqa: E402
 from detect.classify.zoo import recipes_of  # noqa: E402
+from detect.classify.zoo_table import Held  # noqa: E402
 from detect.tables import classifiers as room  # noqa: E402
 from detect.tables.settings import ClassifierTable  # noqa: E402
 from tests.classify.conftest import typed_cells  # noqa: E402
@@ -64,7 +68,7 @@ def test_every_row_stands_beside_what_a_leak_makes_of_it(tmp_path: Path) -> None
         assert row["macro F1"] == each["main"]["macro_f1"]
         apart, mixed = each["by-original"]["macro_f1"], each["by-picture"]["macro_f1"]
         assert row["macro F1, split by original"] == apart
-        assert row["what the leak adds"] == pytest.approx(mixed["value"] - apart["value"])
+        assert row["what the leak adds"]["value"] == pytest.approx(mixed["value"] - apart["value"])
     assert zoos["by-original"]["rows"][0]["epochs"] <= 1
     assert next(r for r in zoos["main"]["rows"] if r["name"] == "net")["epochs"] == 3
     assert {row["both converged"] for row in told.values()} == {"no", "yes"}
@@ -114,3 +118,26 @@ def test_the_packaged_table_holds_the_whole_zoo() -> None:
 def values_of(settings: type[Settings], key: str) -> set[str]:
     """What a key may be."""
     return set(get_args(settings.model_fields[key].annotation))
+
+
+def test_what_a_leak_adds_has_limits_over_groups_drawn_for_both() -> None:
+    rng = np.random.default_rng(1)
+    groups = tuple(f"g{i // 3}" for i in range(90))
+    truth = rng.integers(3, size=90)
+    wrong = np.array([int(g[1:]) % 3 == 0 for g in groups])  # a third of the groups, all cells of each
+    apart = Held(truth, np.where(wrong, (truth + 1) % 3, truth), groups, (0, 1, 2))
+    mixed = Held(truth, truth, groups, (0, 1, 2))
+    got = room._leak(apart, mixed)
+    f1 = f1_score(truth, apart.answer, average="macro")
+    assert got.value == pytest.approx(1 - f1)
+    names = sorted(set(groups))
+    drawn = []
+    for _ in range(2000):
+        rows = [i for g in rng.choice(names, len(names)) for i in np.flatnonzero(np.array(groups) == g)]
+        drawn.append(1 - f1_score(truth[rows], apart.answer[rows], average="macro"))
+    assert (got.low, got.high) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.02)
+    few = Held(truth, apart.answer, groups, (0, 2))
+    assert room._leak(few, few) == Interval(0.0, 0.0, 0.0)
+    assert room._macro(few, np.ones((1, 90)))[0] == pytest.approx(
+        f1_score(truth, apart.answer, labels=[0, 2], average="macro")
+    )

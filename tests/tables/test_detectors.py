@@ -201,6 +201,7 @@ def test_a_training_that_was_stopped_goes_on(tiny: Tiny, tmp_path: Path, monkeyp
         room.detector_table(str(config), out, say=lambda _: None)
 
 
+@pytest.mark.long
 def test_drawn_slides_are_begun_with_and_learnt_from_beside_the_set(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +313,7 @@ def test_no_field_of_a_lab_is_learnt_from_when_it_is_left_out(lab_table: LabTabl
         labs.splits_of(table.model_copy(update={"labs": {"a": ("1x1",), "b": ("2x2",)}}), tmp_path / "other")
 
 
+@pytest.mark.long
 def test_labs_are_left_out_by_the_real_command(lab_table: LabTable, tmp_path: Path) -> None:
     table = lab_table
     config = tmp_path / "labs.yaml"
@@ -341,14 +343,17 @@ def test_a_row_of_classifiers_begins_with_drawn_cells(
     drawn = {"slides": "drawn", "row": "begun", "recipe": {"network": "smallnet", "image_size": 32, "epochs": 1}}
     told = lab_table.model_dump(mode="json") | {"starts": {"drawn": start}, "classifiers": str(config)}
     table = LabTable.model_validate(told | {"drawn_types": drawn})
-    settings, _ = labs._classifiers(table, Maker(table, "t.yaml", tmp_path / "out", "cpu", False, print))
-    begun = settings.rows["begun"]
+    settings, _, begun = labs._classifiers(table, Maker(table, "t.yaml", tmp_path / "out", "cpu", False, print))
+    assert settings is not None
     assert set(settings.rows) == {"plain", "begun"}
-    assert begun["network"] == "smallnet"
-    assert "Segmented neutrophil" in load_yaml(Path(begun["pretrained"]).with_name("run.yaml"))["types"]
+    assert settings.rows["begun"] == {"network": "smallnet"}
+    weights = begun["begun"].weights()
+    assert "Segmented neutrophil" in load_yaml(weights.with_name("run.yaml"))["types"]
     monkeypatch.setattr(labs, "train", lambda *_, **__: pytest.fail("trained anew"))
-    again, _ = labs._classifiers(table, Maker(table, "t.yaml", tmp_path / "out", "cpu", False, print))
+    other = Maker(table, "t.yaml", tmp_path / "out", "cpu", False, print)
+    again, _, same = labs._classifiers(table, other)
     assert again == settings
+    assert (same["begun"].key, same["begun"].weights()) == (begun["begun"].key, weights)
     for change, words in (({"slides": "other"}, "no start 'other'"), ({"row": 3}, "row")):
         with pytest.raises(ValueError, match=words):
             LabTable.model_validate(told | {"drawn_types": drawn | change})
