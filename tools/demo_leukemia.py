@@ -3,10 +3,10 @@
     .venv/bin/python tools/demo_leukemia.py OUT [--cells 252] [--epochs 20] [--slides 168] [--test 60] [--release]
 
 Everything by the real commands, each step once: drawn slides on which every white cell is as frequent as any other, and
-blasts more so; three classifiers of their cells; drawn slides of the training range, scored with these; a slide model
-learnt from that run; then slides of the test range, scored end to end with `smear score`. Test slides lie at four
-magnifications, with as many fields as 100 white cells of a healthy slide need. Truth is the generator's. 95 % intervals
-by bootstrap over slides.
+blasts more so; three classifiers of their cells, the two of blasts begun with a network that tells their four kinds;
+drawn slides of the training range, scored with these; a slide model learnt from that run; then slides of the test
+range, scored end to end with `smear score`. Test slides lie at four magnifications, with as many fields as 100 white
+cells of a healthy slide need. Truth is the generator's. 95 % intervals by bootstrap over slides.
 
 What is learnt here knows drawn cells only. It shows the way that a lab trains its own, and says nothing of patients.
 `--release` copies the bundles among the released ones, and the pipeline to `configs/pipelines/demo-leukemia.yaml`.
@@ -82,16 +82,37 @@ def drawn(
     return folder
 
 
-def classifier(out: Path, question: str, slides: Path, epochs: int) -> Path:
-    """One bundle of cells."""
-    name, ask = QUESTIONS[question]
-    run, bundle, config = out / name / "run", out / name / "bundle", out / f"{name}.yaml"
+def trained(out: Path, name: str, slides: Path, question: str, changed: dict[str, Any]) -> Path:
+    """One network."""
+    run, config = out / name / "run", out / f"{name}.yaml"
     settings = load_yaml(assets.ROOT / "configs" / "classifiers" / "demo-leukemia.yaml")
-    config.write_text(yaml.safe_dump(settings | {"routed_from": [ask], "epochs": epochs}, sort_keys=False), "utf-8")
+    config.write_text(yaml.safe_dump(settings | changed, sort_keys=False), "utf-8")
     if not (run / "run.yaml").is_file():
         begun = ("--resume",) if run.is_dir() else ()
         data = ("--data", slides / f"cells-{question}.yaml", "--split", slides / "split.csv")
         smear("train", "classifier", config, *data, "--out", run, *begun)
+    return run
+
+
+def kinds_of_blasts(out: Path, slides: Path, epochs: int) -> Path:
+    """A network that tells all four kinds of blasts. What is lymphoid about three of them at once is hard to find for
+    one that is told no more than that (on dev its macro F1 was 0.62 after five epochs, still near one type alone)."""
+    card = load_yaml(slides / "cells-fab.yaml")
+    card |= {"name": "cells-kinds", "classes": [*FAB, "Myeloblast"], "exhaustive_for": [*FAB, "Myeloblast"]}
+    card["class_map"]["Myeloblast"] = "Myeloblast"
+    (slides / "cells-kinds.yaml").write_text(yaml.safe_dump(card, sort_keys=False), "utf-8")
+    return trained(out, "kinds-of-blasts", slides, "kinds", {"routed_from": ["Blast"], "epochs": epochs})
+
+
+def classifier(out: Path, question: str, slides: Path, epochs: int) -> Path:
+    """One bundle of cells."""
+    name, ask = QUESTIONS[question]
+    bundle = out / name / "bundle"
+    changed: dict[str, Any] = {"routed_from": [ask], "epochs": epochs}
+    if question != "white":
+        begun = kinds_of_blasts(out, slides, epochs) / "weights.safetensors"
+        changed |= {"pretrained": str(begun), "epochs": epochs // 2}
+    run = trained(out, name, slides, question, changed)
     if not (bundle / "bundle.yaml").is_file():
         shutil.rmtree(bundle, ignore_errors=True)  # of an export that was stopped
         about = ("--name", name, "--title", f"Drawn cells: {question}", "--limit", LIMIT)

@@ -9,6 +9,7 @@ OUT/ as in `trained`, and
   starts/<row of drawn types>/                  key.json, recipe.yaml, run/
   classifiers/                                  as `smear evaluate zoo` writes it
   transfer.png                                  F1 with and without the lab
+  transfer-classifiers.png                      macro F1 of each row beside that of the first
 """
 
 from __future__ import annotations
@@ -88,6 +89,10 @@ def lab_table(
             progress=lambda n, leg: say(f"{n}, {leg}"),
         )  # fmt: skip
         told.append(_types(str(table.classifiers), rows))
+        first = next(iter(types.rows))
+        if pairs := _beside(rows, first):
+            what = "macro F1 on the source left out, 95 % over groups"
+            before_and_after(pairs, out / f"{TYPES}.png", what, (first, "the row"))
     for one in told:
         write(one, out)
     _draw(told[0], table.of, out / f"{NAME}.png")
@@ -117,6 +122,16 @@ def _draw(told: Table, of: str, path: Path) -> None:
             pairs[title] = left, seen
     if pairs:
         before_and_after(pairs, path, f"F1 of {of} on the lab, 95 % over groups", ("left out", "learnt from"))
+
+
+def _beside(rows: Sequence[ZooRow], first: str) -> dict[str, tuple[Interval, Interval]]:
+    """Macro F1 on each source that was left out: of the first row, and of each other one."""
+    figures = {(row.kind, row.name): row.report.macro_f1 for row in rows}
+    return {
+        f"{kind}: {name}": (figures[kind, first], value)
+        for (kind, name), value in figures.items()
+        if name != first and (kind, first) in figures
+    }
 
 
 def _classifiers(table: LabTable, maker: Maker) -> tuple[ZooSettings | None, str, dict[str, Begun]]:

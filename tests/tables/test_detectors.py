@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -24,6 +25,7 @@ from detect import assets
 from detect.config import load, load_yaml
 from detect.data.fingerprint import file_hash
 from detect.data.splits import EXCLUDED, read_split
+from detect.evaluate.intervals import Interval
 from detect.evaluate.saved import read_saved
 from detect.tables import detectors as room
 from detect.tables import keys, labs, measured, trained
@@ -332,6 +334,25 @@ def test_labs_are_left_out_by_the_real_command(lab_table: LabTable, tmp_path: Pa
         assert left["fingerprint"] == seen["fingerprint"]
         assert row["WBC cells"] == left["classes"]["WBC"]["truths"]
     assert cv2.imread(str(out / "transfer.png")).std() > 10
+
+
+def test_each_row_of_classifiers_is_drawn_beside_the_first_on_every_source(tmp_path: Path) -> None:
+    value = {
+        ("a", "plain"): 0.8,
+        ("a", "Reinhard"): 0.9,
+        ("b", "Reinhard"): 0.5,
+        ("b", "plain"): 0.6,
+        ("c", "Reinhard"): 1.0,
+    }
+    rows: Any = [
+        SimpleNamespace(kind=kind, name=name, report=SimpleNamespace(macro_f1=Interval(v, v - 0.1, v + 0.1)))
+        for (kind, name), v in value.items()
+    ]
+    pairs = labs._beside(rows, "plain")
+    assert {title: (a.value, b.value) for title, (a, b) in pairs.items()} == {
+        "a: Reinhard": (0.8, 0.9),
+        "b: Reinhard": (0.6, 0.5),
+    }
 
 
 def test_a_row_of_classifiers_begins_with_drawn_cells(
