@@ -253,29 +253,54 @@ def ap_slices(kinds: Mapping[str, Sequence[ApSlice]], everywhere: float, path: P
 def accuracy_against_cost(
     points: Mapping[str, tuple[float, Interval, bool]], path: Path, accuracy: str, cost: str
 ) -> None:
-    """Accuracy with its limits against cost, a number a row, best first; open where a row is not ranked.
+    """Accuracy against cost, and below it every row by name with its limits, best first; open where it is not ranked.
 
-    At the width of a journal's column (89 mm) and in black: the numbers stand beside the points, their names below.
+    At the width of a journal's column (89 mm) and in black. Numbers stand beside the points of those that nothing
+    cheaper beats, and beside all where there are few.
     """
-    figure = Figure(figsize=(3.5, 3.3 + 0.115 * len(points)), layout="constrained")
-    axes, names = figure.subplots(2, height_ratios=(2.6, 0.115 * len(points) + 0.2))
-    for number, (at, value, ranked) in enumerate(points.values(), 1):
-        axes.plot((at, at), (value.low, value.high), color="black", linewidth=0.8)
-        axes.plot(at, value.value, "o", color="black", mfc="black" if ranked else "white", markersize=4)
-        axes.annotate(str(number), (at, value.value), (3, 2), textcoords="offset points", fontsize=7)
+    told = [fill_lines(f"{i}  {name}", 36) for i, name in enumerate(points, 1)]
+    tall = [t.count("\n") + 1 for t in told]
+    places = [sum(tall[:i]) + (h - 1) / 2 for i, h in enumerate(tall)]
+    figure = Figure(figsize=(3.5, 3.1 + 0.11 * sum(tall)), layout="constrained")
+    above, below = figure.subfigures(2, height_ratios=(2.6, 0.11 * sum(tall) + 0.5))
+    axes, rows = above.subplots(), below.subplots()
+    numbered = _unbeaten({name: (at, value.value) for name, (at, value, _) in points.items()})
+    for number, (name, (at, value, ranked)) in enumerate(points.items(), 1):
+        _with_limits(axes, (at, at), (value.low, value.high), (at, value.value), ranked)
+        if name in numbered or len(points) <= 15:
+            axes.annotate(str(number), (at, value.value), (3, 2), textcoords="offset points", fontsize=7)
+        place = places[number - 1]
+        _with_limits(rows, (value.low, value.high), (place, place), (value.value, place), ranked)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel(cost, fontsize=8)
     axes.set_ylabel(f"{accuracy}, 95 % over groups", fontsize=8)
     axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.3, linewidth=0.5)
-    names.axis("off")
-    told = [
-        f"{i}  {n}{'' if ranked else ' (open: not ranked)'}" for i, (n, (_, _, ranked)) in enumerate(points.items(), 1)
-    ]
-    names.text(0, 1, "\n".join(told), fontsize=7, va="top", transform=names.transAxes)
+    rows.set_yticks(places, told, fontsize=6)
+    rows.set_ylim(sum(tall) - 0.3, -0.7)
+    rows.tick_params(axis="x", labelsize=7)
+    rows.set_xlabel(f"{accuracy}; open: not ranked", fontsize=7)
+    for each in (axes, rows):
+        each.grid(alpha=0.3, linewidth=0.5)
     figure.savefig(path, dpi=300)
+
+
+def _with_limits(
+    axes: Any, across: tuple[float, float], up: tuple[float, float], at: tuple[float, float], filled: bool
+) -> None:
+    axes.plot(across, up, color="black", linewidth=0.7, zorder=1)
+    axes.plot(*at, "o", color="black", mfc="black" if filled else "white", markersize=3.5, mew=0.8)
+
+
+def _unbeaten(points: Mapping[str, tuple[float, float]]) -> set[str]:
+    """Names of (cost, value) than which nothing at the same cost or less is better."""
+    best, kept = -np.inf, set()
+    for name, (_, value) in sorted(points.items(), key=lambda p: (p[1][0], -p[1][1])):
+        if value > best:
+            best = value
+            kept.add(name)
+    return kept
 
 
 def before_and_after(
