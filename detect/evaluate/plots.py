@@ -295,7 +295,7 @@ def _with_limits(
 
 def _unbeaten(points: Mapping[str, tuple[float, float]]) -> set[str]:
     """Names of (cost, value) than which nothing at the same cost or less is better."""
-    best, kept = -np.inf, set()
+    best, kept = -np.inf, set[str]()
     for name, (_, value) in sorted(points.items(), key=lambda p: (p[1][0], -p[1][1])):
         if value > best:
             best = value
