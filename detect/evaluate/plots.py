@@ -262,8 +262,8 @@ def accuracy_against_cost(
     tall = [t.count("\n") + 1 for t in told]
     places = [sum(tall[:i]) + (h - 1) / 2 for i, h in enumerate(tall)]
     figure = Figure(figsize=(3.5, 3.1 + 0.11 * sum(tall)), layout="constrained")
-    above, below = figure.subfigures(2, height_ratios=(2.6, 0.11 * sum(tall) + 0.5))
-    axes, rows = above.subplots(), below.subplots()
+    parts: Any = figure.subfigures(2, height_ratios=(2.6, 0.11 * sum(tall) + 0.5))  # its type says: one of them
+    axes, rows = (part.subplots() for part in parts)
     numbered = _unbeaten({name: (at, value.value) for name, (at, value, _) in points.items()})
     for number, (name, (at, value, ranked)) in enumerate(points.items(), 1):
         _with_limits(axes, (at, at), (value.low, value.high), (at, value.value), ranked)
