@@ -3,8 +3,9 @@
 - Alpha is laid over white, the colour of an empty slide.
 - Deep images (16-bit integers, floats) are scaled to 8 bits by the depth that they use: 10, 12, 14 or 16 bits.
 - An image above `MAX_PIXELS` is refused before it is unpacked.
-- JPEGs, nearly all fields, take the fast way through OpenCV. A JPEG without its end marker goes the slow way
-  through Pillow, which tells a truncated file from a merely untidy one; OpenCV would fill the rest with grey.
+- JPEGs, nearly all fields, take the fast way through libjpeg-turbo, which says where it had to guess: that is a damaged
+  file, not a picture. Flipped bits that still make sense no decoder can tell. A JPEG without its end marker goes the
+  slow way through Pillow, which tells a truncated file from a merely untidy one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 from PIL import ImageOps, UnidentifiedImageError
@@ -28,6 +30,7 @@ from detect.types import Image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: a quarter of a gigabyte as RGB
+MAX_BYTES = 2**30  # of a file: none within `MAX_PIXELS` is so large
 # Picture formats that are not read: such a file is a field all the same, so that it is missed and not overlooked.
 UNREAD = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".raw", ".nef", ".cr2", ".dng"}) | frozenset(
     {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".czi", ".lif", ".nd2", ".vsi", ".bif", ".dcm"}
@@ -35,12 +38,13 @@ UNREAD = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".raw", "
 _STANDARD_TABLE = bytes.fromhex("0002010303020403050504040000017d")  # code lengths of JPEG's own luminance AC table
 _ZEROS = bytes(512)
 _ORIENTATION = 0x0112
-_REDUCED = {1: cv2.IMREAD_COLOR_RGB, 2: cv2.IMREAD_REDUCED_COLOR_2}
-_REDUCED |= {4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+_GUESSED = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")  # what libjpeg says of a damaged scan
+_HARMLESS = "bad ICC marker"
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP")
 _TIFF_BITS, _PNG_DEPTH_AT = 258, 24
 _DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}
 _UPRIGHT = {3: 2, 6: -1, 8: 1}  # EXIF orientation to quarter turns of numpy.rot90
+_LYING = (5, 6, 7, 8)  # EXIF orientations whose rows are columns
 
 
 Shrink = Callable[[int, int], int]
@@ -122,6 +126,8 @@ def raw(path: Path) -> bytes:
             raise ImageError("a folder that cannot be opened", remedy="check its permissions")
         if path.exists() and not path.is_file():  # a pipe would be waited for without end
             raise ImageError("cannot be read: not a regular file", remedy="put an image file there")
+        if (length := path.stat().st_size) > MAX_BYTES:
+            raise ImageError(f"too large: {length / 1e9:.1f} GB in one file", remedy="cut it into fields")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # the latter: a name that no file can have
         why = getattr(error, "strerror", None) or error
@@ -169,7 +175,7 @@ def header(data: bytes) -> Header:
     if kind == "TIFF":  # Pillow turns the size of a TIFF when it opens it, other formats when asked to
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
         width, height = int(tags.get(256, width)), int(tags.get(257, height))
-    if turned in (5, 6, 7, 8):
+    if turned in _LYING:
         width, height = height, width
     return Header(width, height, kind, image.mode, _is_deep(image, data, kind), turned)
 
@@ -211,9 +217,9 @@ def sized(data: bytes, shrink: Shrink = whole) -> tuple[Image, int, int]:
 def _pixels(data: bytes, found: Header, times: int) -> Image:
     if found.format == "JPEG" and found.mode in ("RGB", "L") and data.rstrip(b"\x00\r\n").endswith(b"\xff\xd9"):
         _check_scan(data)
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[times])
+        pixels = _jpeg(data, found, times)
         if pixels is not None and pixels.shape[:2] == (-(-found.height // times), -(-found.width // times)):
-            return np.ascontiguousarray(pixels if times == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+            return pixels
     if found.deep:
         deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if deep is not None and deep.dtype != np.uint8:
@@ -221,6 +227,21 @@ def _pixels(data: bytes, found: Header, times: int) -> Image:
             upright = _from_deep(deep)
             return upright if found.format == "TIFF" else _upright(upright, found)
     return _slow(data)
+
+
+def _jpeg(data: bytes, found: Header, times: int) -> Image | None:
+    """A JPEG so many times smaller; None where it is one of a rare kind. ImageError where its data are damaged."""
+    least: dict[str, int] = {}
+    if times > 1:
+        sides = (found.width, found.height) if found.orientation in _LYING else (found.height, found.width)
+        least = dict(zip(("min_height", "min_width"), (-(-side // times) for side in sides), strict=True))
+    try:
+        return _upright(simplejpeg.decode_jpeg(data, "RGB", **least), found)
+    except ValueError as error:
+        told = str(error)
+        if told.startswith(_GUESSED) and _HARMLESS not in told:
+            raise ImageError(f"damaged image: {told}", remedy="copy or export the image again") from error
+        return None
 
 
 def _slow(data: bytes) -> Image:

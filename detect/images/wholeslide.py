@@ -8,6 +8,7 @@ between two of them is seen whole; it belongs to the region that holds its centr
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detect.errors import ImageError, MissingExtraError
+from detect.errors import ImageError, MissingExtraError, StoppedRunError
 from detect.images.folder import Folder
 from detect.types import Field, Image
 
@@ -25,10 +26,9 @@ ALWAYS = frozenset({".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".dcm"})
 MAYBE = frozenset({".tif", ".tiff"})
 
 _SIDE = 2048  # pixels of a region
-_MARGIN_UM, _MARGIN = (
-    25.0,
-    128,
-)  # around it: micrometres, more than a white cell is wide; pixels where these are unknown
+# Around it: micrometres, more than a white cell is wide; pixels where these are unknown.
+_MARGIN_UM, _MARGIN = 25.0, 128
+PIXELS = (_SIDE + 4 * _MARGIN) ** 2  # of a region with its margin, about
 _LOOK_UM = 1.2  # micrometres a pixel at which regions are judged: a red cell is about six of these
 _LOOK_PX = 8.0  # full pixels for one, where the scale is unknown
 _THUMB = 2048  # pixels of the longer side at which empty ground is told
@@ -48,6 +48,7 @@ class WholeSlide:
         self._slide: Any = _open(path)
         self.width, self.height = (int(v) for v in self._slide.dimensions)
         self.mpp = _mpp(self._slide.properties)
+        self.series: str | None = self._slide.properties.get("dicom.SeriesInstanceUID")
         self._downsamples = [float(v) for v in self._slide.level_downsamples]
 
     @property
@@ -102,19 +103,35 @@ def opened(path: Path) -> WholeSlide:
     return WholeSlide(path)
 
 
-def expand(found: Folder) -> Folder:
+def series_of(path: Path) -> tuple[Path, str] | None:
+    """What the DICOM files of one slide have in common; None of any other file, and of one that cannot be read."""
+    if path.suffix.lower() != ".dcm":
+        return None
+    try:
+        name = WholeSlide(path).series
+    except (ImageError, MissingExtraError):
+        return None
+    return None if name is None else (path.parent, name)
+
+
+def expand(found: Folder, stop: Callable[[], bool] = lambda: False) -> Folder:
     """The folder with its whole slides taken apart into fields. One that cannot be stays as it is, and fails later.
 
-    Of a folder of DICOM files, which are the levels of one slide, the first is that slide.
+    Of DICOM files that are the levels of one slide, the first is that slide.
     """
     fields: list[Field] = []
-    series: set[Path] = set()
+    seen: set[tuple[Path, str]] = set()
     for field in found.fields:
+        if stop():
+            what = "stopped while the run was planned"
+            raise StoppedRunError(what, where=str(found.root), remedy="begin it again", asked=True)
         suffix = field.path.suffix.lower()
-        if suffix == ".dcm" and field.path.parent in series:
-            continue
+        series = series_of(field.path)
+        if series is not None:
+            if series in seen:
+                continue
+            seen.add(series)
         if suffix in ALWAYS or (suffix in MAYBE and is_whole(field.path)):
-            series |= {field.path.parent} if suffix == ".dcm" else set()
             fields += _fields(field)
         else:
             fields.append(field)
@@ -137,10 +154,16 @@ def is_region(field: str, slide: str) -> bool:
 
 def read_field(field: Field) -> Image:
     """The pixels of a region with its margin; ImageError with a reason for a slide that has no regions."""
+    return read_placed(field)[0]
+
+
+def read_placed(field: Field) -> tuple[Image, tuple[int, int]]:
+    """See `read_field`; also left and top of these pixels in the slide."""
     if field.region is None:
         raise ImageError(why_not(field.path))
     try:
-        return opened(field.path).read(with_margin(field))
+        whole = with_margin(field)
+        return opened(field.path).read(whole), whole[:2]
     except ImageError:
         # A library keeps the error of one region for all that come after; the next one gets the slide opened anew.
         opened.cache_clear()

@@ -27,7 +27,7 @@ from detect.runtime.base import ENGINES, FRAMEWORK
 from detect.score.engine import TRIES, Calls, Tasks, gave_up
 from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
-from detect.score.work import Job, Measure, Part, Ready, Task, Worker
+from detect.score.work import Job, LeftAloneError, Measure, Part, Ready, Task, Worker
 
 _DIED = "ended the process that read it"
 _LOOK = 1.0  # seconds between looks at workers that say nothing
@@ -260,9 +260,14 @@ def _serve(line: Connection, job: Job, environment: dict[str, str], folder: str)
     os.chdir(folder)
     lock = threading.Lock()
 
-    def say(what: str, told: Any) -> None:
-        with lock, contextlib.suppress(OSError):  # the leader may have gone: the part in hand is finished all the same
-            line.send((what, told))
+    def say(what: str, told: Any) -> bool:
+        """Whether somebody is there to hear it."""
+        try:
+            with lock:
+                line.send((what, told))
+        except OSError:  # the leader has gone
+            return False
+        return True
 
     said = [0.0]
 
@@ -272,7 +277,7 @@ def _serve(line: Connection, job: Job, environment: dict[str, str], folder: str)
             say("alive", done)
 
     try:
-        worker = Worker(job, alive)
+        worker = Worker(job, alive, led=lambda: say("alive", 0))
         say("ready", worker.ready)
         while (asked := line.recv()) is not None:
             what, told = asked
@@ -286,7 +291,7 @@ def _serve(line: Connection, job: Job, environment: dict[str, str], folder: str)
                     say("looking", i)
                     worker.alone(planned, part.looked[planned.field.slide])
             say("probed", None)
-    except EOFError:
+    except (EOFError, LeftAloneError):
         return
     except SmearError as error:
         say("error", (type(error).__name__, error.problem, error.where, error.remedy))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from detect.errors import ImageError, StoreError
+from detect.errors import StoppedRunError, StoreError
 from detect.images import decode, wholeslide
 from detect.images.folder import Folder
 from detect.score.store import PLAN, write_table
@@ -102,7 +102,9 @@ def read(out: Path, root: Path) -> Plan:
     return Plan(root, tuple(rows))
 
 
-def make(found: Folder, *, batch: int, part: int = 0, stopping: bool = False) -> Plan:
+def make(
+    found: Folder, *, batch: int, part: int = 0, stopping: bool = False, stop: Callable[[], bool] = lambda: False
+) -> Plan:
     """Plan a run.
 
     A picture that is there twice in one slide, byte for byte, is looked at once: its cells must not count twice.
@@ -110,12 +112,20 @@ def make(found: Folder, *, batch: int, part: int = 0, stopping: bool = False) ->
     Args:
         batch: fields of one batch. part: fields of a part; 0 takes what suits their number, in whole batches.
         stopping: slides may end before their last field, so no part holds fields of two.
+        stop: asked now and then; StoppedRunError once it says so.
     """
     size = part or batch * -(-min(_LARGEST_PART, -(-len(found.fields) // _PARTS)) // batch)
     numbers = list(_numbers(found.fields, min(size, max(batch, _STOPPING)) if stopping else size, stopping))
     with ThreadPoolExecutor(_READERS) as pool:
         files = {field.path: is_slide(field) for field in found.fields}
-        held = dict(zip(files, pool.map(_held, files, files.values(), chunksize=16), strict=True))
+
+        def unless_stopped(path: Path, slide: bool) -> tuple[int, str]:
+            return (0, "") if stop() else _held(path, slide)
+
+        held = dict(zip(files, pool.map(unless_stopped, files, files.values(), chunksize=16), strict=True))
+    if stop():
+        what = "stopped while the run was planned"
+        raise StoppedRunError(what, where=str(found.root), remedy="begin it again", asked=True)
     seen: dict[tuple[str, str], str] = {}
     rows = []
     for number, field in zip(numbers, found.fields, strict=True):
@@ -149,10 +159,13 @@ def _held(path: Path, slide: bool) -> tuple[int, str]:
     try:
         if slide:
             return path.stat().st_size, slide_hash(path)
-        data = decode.raw(path)
-    except (ImageError, MemoryError, OSError):
+        if not path.is_file() or path.suffix.lower() in decode.UNREAD:
+            return 0, ""
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+            return file.tell(), content
+    except (OSError, ValueError):
         return 0, ""
-    return len(data), content_hash(data)
 
 
 def slide_hash(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,16 +32,79 @@ class Picture:
 
     Attributes:
         pixels: of it, or of a smaller picture of it. width, height: of the field itself, pixels.
+        corner: left and top of it in its whole slide, with the margin around it; 0 for an image of its own.
     """
 
     pixels: Image
     width: int
     height: int
+    corner: tuple[int, int] = (0, 0)
 
     @property
     def shrunk(self) -> tuple[float, float]:
         """Pixels of the field for each that is here, across and down."""
         return self.width / self.pixels.shape[1], self.height / self.pixels.shape[0]
+
+
+class Room:
+    """Memory for pictures that are read side by side: each waits until there is room for its pixels.
+
+    They are let in by their numbers, 0, 1, 2, since they are taken out in that order: a later one cannot take the room
+    that an earlier one waits for. As a context it ends with all of them let in, so that nobody waits for ever.
+
+    Args:
+        pixels: how many are held at once; a larger picture is held alone.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._pixels = pixels
+        self._held: dict[int, int] = {}  # pixels of those that were let in and are not taken out
+        self._passed: set[int] = set()
+        self._next, self._open = 0, False
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+    def take(self, number: int, pixels: int) -> None:
+        """Wait until a picture can be unpacked."""
+
+        def fits() -> bool:
+            held = sum(self._held.values())
+            return self._open or (self._next == number and (not held or held + pixels <= self._pixels))
+
+        with self._changed:
+            self._changed.wait_for(fits)
+            self._held[number] = pixels
+            self._pass(number)
+
+    def settle(self, number: int, _: object) -> None:
+        """A picture is read, or cannot be: those after it need not wait for it."""
+        with self._changed:
+            self._pass(number)
+
+    def leave(self, number: int) -> None:
+        """A picture is taken out."""
+        with self._changed:
+            self._held.pop(number, None)
+            self._changed.notify_all()
+
+    def _pass(self, number: int) -> None:
+        if number >= self._next:
+            self._passed.add(number)
+        while self._next in self._passed:
+            self._passed.remove(self._next)
+            self._next += 1
+        self._changed.notify_all()
+
+
+def _unbounded(pixels: int) -> None:
+    """There is room for any picture."""
 
 
 class Reader:
@@ -64,18 +128,20 @@ class Reader:
         """
         return self._often(planned, lambda: self._bringer.bring(field))
 
-    def tried(self, planned: Planned, shrink: Shrink) -> Picture | ImageError:
+    def tried(self, planned: Planned, shrink: Shrink, room: Callable[[int], None] = _unbounded) -> Picture | ImageError:
         """See `read`; the error is returned."""
         try:
-            return self.read(planned, shrink)
+            return self.read(planned, shrink, room)
         except ImageError as error:
             return error
 
-    def read(self, planned: Planned, shrink: Shrink = decode.whole) -> Picture:
+    def read(
+        self, planned: Planned, shrink: Shrink = decode.whole, room: Callable[[int], None] = _unbounded
+    ) -> Picture:
         """A field, if it still is what was planned.
 
         Args:
-            shrink: see `decode.decode`.
+            shrink: see `decode.decode`. room: called with the number of its pixels before they are unpacked.
 
         Raises:
             ImageError: it cannot be read, or changed. DataError: the whole input folder has gone.
@@ -86,11 +152,18 @@ class Reader:
         try:
             if is_slide(field):
                 self._unchanged(planned, self._often(known, lambda: _hash_of_slide(field.path)))
-                pixels = self._often(known, lambda: wholeslide.read_field(field))
-                return Picture(pixels, pixels.shape[1], pixels.shape[0])
+                room(wholeslide.PIXELS)
+                pixels, corner = self._often(known, lambda: wholeslide.read_placed(field))
+                return Picture(pixels, pixels.shape[1], pixels.shape[0], corner)
             data = self._often(known, lambda: decode.raw(field.path))
             self._unchanged(planned, content_hash(data) if planned.hash else "")
-            pixels, width, height = decode.sized(data, shrink)
+
+            def fitted(width: int, height: int) -> int:
+                times = shrink(width, height)
+                room(width * height // times**2)
+                return times
+
+            pixels, width, height = decode.sized(data, fitted)
             return Picture(pixels, width, height)
         except MemoryError:
             raise ImageError("too large for this machine's memory") from None

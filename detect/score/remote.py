@@ -30,7 +30,6 @@ from detect.errors import (
     StoreError,
     UnreachableError,
 )
-from detect.images import wholeslide
 from detect.images.decode import SUFFIXES, UNREAD
 from detect.images.folder import Folder, scan
 from detect.score.journal import Journal
@@ -272,7 +271,7 @@ class Bringer:
         assert self._mirror is not None
         path = PurePosixPath(name)
         suffix = path.suffix.lower()
-        if suffix not in wholeslide.ALWAYS:
+        if suffix not in (".dcm", ".vms", ".mrxs"):  # all others are one file
             return []
         folder = f"{path.parent}/" if suffix in (".dcm", ".vms") else f"{path.with_suffix('')}/"
         return [n for n in self._mirror.names() if n.startswith(folder) and n != name]

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from detect.classify.crops import at_border
-from detect.images import wholeslide
 from detect.images.magnification import Scale
 from detect.images.quality import flags, quality
 from detect.pipeline.run import Cells
@@ -55,11 +54,11 @@ def grown_cells(cells: Cells, picture: Picture) -> Cells:
     return Cells(tuple(out), cells.capped)
 
 
-def own_cells(field: Field, cells: Cells) -> Cells:
+def own_cells(field: Field, cells: Cells, corner: tuple[int, int]) -> Cells:
     """The cells of a field; of a region those whose centre it holds, in pixels of the slide."""
     if field.region is None:
         return cells
-    left, top, _, _ = wholeslide.with_margin(field)
+    left, top = corner
     x0, y0, x1, y1 = field.region
     own: list[CellRecord] = []
     for record in cells.records:
@@ -74,7 +73,7 @@ def row_of(field: Field, picture: Picture, cells: Cells, scale: Scale | None, *,
     counts: dict[str, int] = {}
     for record in cells.records:
         counts[record.label] = counts.get(record.label, 0) + 1
-    left, top = (0, 0) if field.region is None else wholeslide.with_margin(field)[:2]
+    left, top = picture.corner
     own = _red_cell_diameter(cells.records)
     diameter = own if own is not None else None if scale is None else scale.diameter_px
     measured = quality(picture.pixels, None if diameter is None else diameter / picture.shrunk[0])

@@ -13,7 +13,7 @@ from typing import Any
 from detect import __version__
 from detect.errors import DataError, StoppedRunError, StoreError, UnreachableError
 from detect.images.folder import Folder
-from detect.images.wholeslide import expand
+from detect.images.wholeslide import expand, series_of
 from detect.pipeline.run import open_pipeline
 from detect.runtime.base import EngineSettings
 from detect.score import differential, manifest, plan, record
@@ -224,8 +224,10 @@ class _Leader:
             self._note("resumed", planned=len(self.plan.rows), done=dict(states), **sums)
             return
         stopping = self.settings.stop_at is not None
-        self.found = expand(self.found)
-        self.plan = plan.make(self.found, batch=self.settings.batch, part=self.settings.part, stopping=stopping)
+        self.found = expand(self.found, self.stop)
+        self.plan = plan.make(
+            self.found, batch=self.settings.batch, part=self.settings.part, stopping=stopping, stop=self.stop
+        )
         self.plan.write(self.out)
         self._note("begun", planned=len(self.plan.rows))
 
@@ -300,6 +302,7 @@ class _Leader:
     def finish(self, began: float) -> Outcome:
         """Count, call, report."""
         worked = time.monotonic()
+        self._check_parts()
         found = self._late()
         came = conclude(
             self.store,
@@ -337,6 +340,13 @@ class _Leader:
         told = came.called, tuple(self.opened.drawn), self.ready.unreached
         return Outcome(self.out, came.slides, came.fields, seconds, found.others, self.engine, *told)
 
+    def _check_parts(self) -> None:
+        """DataError where a part is missing, or is not what its worker wrote."""
+        for number, _ in self.plan.parts:
+            if number not in self.done or not self.store.holds(number, self.done[number].files):
+                what = f"part {number} is not what was written there: somebody else writes into this folder"
+                raise DataError(what, where=str(self.out), remedy="end them, then go on with --resume")
+
     def _note(self, event: Event, **told: Any) -> None:
         """A line of the journal, which whoever watches the run is shown too."""
         self.journal.add(event, **told)
@@ -347,11 +357,11 @@ class _Leader:
     def _late(self) -> Folder:
         """Rows for the files that came too late for the plan; returns what the run was about."""
         seen = {row.field.path for row in self.plan.rows}
-        series = {path.parent for path in seen if path.suffix.lower() == ".dcm"}  # its other files are of one slide
+        series = {series_of(path) for path in seen} - {None}  # other files of these slides
         number = 1 + max((number for number, _ in self.plan.parts), default=-1)
         self.store.drop_parts(number)
         now = fields_of(found_in(self.folder, self.links, self.stop), self.folder, self.out, self.only)
-        late = [f for f in now.fields if f.path not in seen and f.path.parent not in series]
+        late = [f for f in now.fields if f.path not in seen and series_of(f.path) not in series]
         why = "appeared after the run was planned: score it in a run of its own"
         if late:
             rows = [FieldRecord(f.slide, f.id, "failed", why) for f in late]

@@ -137,7 +137,7 @@ class Store:
     @staticmethod
     def check_ours(names: Collection[str], where: str) -> None:
         """StoreError where a folder that is to be emptied holds what no scoring run wrote."""
-        ours = {RUN, PLAN, JOURNAL, REPEATS, "cells", "fields", "report", *EXPORTS}
+        ours = {RUN, PLAN, JOURNAL, REPEATS, "cells", "fields", "report", *EXPORTS.values()}
         ours |= {f"{name}.{kind}" for name in ("slides", "patterns") for kind in ("parquet", "csv")}
         foreign = sorted(name for name in names if not (name in ours or _litter(name)))
         if foreign:

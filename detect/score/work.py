@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,7 @@ from detect.pipeline.run import Pipeline, open_pipeline
 from detect.runtime.base import EngineSettings
 from detect.score.manifest import Manifest
 from detect.score.plan import Planned
-from detect.score.reading import Picture, Reader
+from detect.score.reading import Picture, Reader, Room
 from detect.score.remote import NOWHERE, Bringer, Links, Sink, is_leaders
 from detect.score.rows import Row, grown_cells, own_cells, row_beyond, row_of, shrunk_scale, white_cells
 from detect.score.scales import Looked, check_scale, look
@@ -109,6 +110,10 @@ class Done:
     seconds: float
 
 
+class LeftAloneError(Exception):
+    """Whoever led the run has gone."""
+
+
 Result = Looked | Done
 
 
@@ -133,13 +138,18 @@ class Worker:
     Args:
         alive: called with the number of fields done since the last call, and with 0 when one begins.
         pipeline: the job's, where it is open already.
+        led: asked before anything is written: does anybody still lead the run? If not, another run may have the folder.
     """
 
     def __init__(
-        self, job: Job, alive: Callable[[int], None] = lambda done: None, pipeline: Pipeline | None = None
+        self,
+        job: Job,
+        alive: Callable[[int], None] = lambda done: None,
+        pipeline: Pipeline | None = None,
+        led: Callable[[], bool] = lambda: True,
     ) -> None:
         cv2.setNumThreads(1)
-        self._job, self._alive = job, alive
+        self._job, self._alive, self._led = job, alive, led
         self._pipeline = pipeline or opened(job)
         self._trained_on = self._pipeline.trained_on
         check_scale(self._pipeline.detector, job.settings)
@@ -186,6 +196,8 @@ class Worker:
         started = time.monotonic()
         rows = self._enough(self._rows(part), part.counted)
         fields, cells = [field for field, _ in rows], [cell for _, found in rows for cell in found]
+        if not self._led():
+            raise LeftAloneError(f"part {part.number} is not written: nobody leads its run any more")
         files = self._store.write_part(part.number, fields, cells, self._job.manifest, self._trained_on)
         self._sink.wrote(part.number, leads=self._leads)
         states: Counter[str] = Counter(field.status for field in fields)
@@ -219,6 +231,7 @@ class Worker:
         with (
             ThreadPoolExecutor(self._job.engine.workers) as pool,
             ThreadPoolExecutor(self._job.engine.workers) as readers,
+            Room(_HELD_PIXELS) as room,
         ):
             running: deque[tuple[list[int], Future[list[Row]]]] = deque()
 
@@ -229,7 +242,7 @@ class Worker:
                         rows[slot] = row
                     self._alive(len(slots))
 
-            for slots, pictures in self._batches(part, readers, rows):
+            for slots, pictures in self._batches(part, readers, room, rows):
                 names = [part.rows[i].field for i in slots]
                 running.append((slots, pool.submit(self._score, names, pictures, part.looked)))
                 settle(_AHEAD if self._job.engine.workers > 1 else 1)
@@ -237,14 +250,14 @@ class Worker:
         return [row for row in rows if row is not None]
 
     def _batches(
-        self, part: Part, readers: ThreadPoolExecutor, rows: list[Row | None]
+        self, part: Part, readers: ThreadPoolExecutor, room: Room, rows: list[Row | None]
     ) -> Iterator[tuple[list[int], list[Picture]]]:
         """Batches of one shape in the detector; a field that cannot be read becomes its row at once."""
         size = self._job.settings.batch
         buckets: dict[tuple[int, int], _Bucket] = {}
         wanted = [slot for slot, row in enumerate(rows) if row is None]
         self._alive(len(rows) - len(wanted))
-        for slot, result in zip(wanted, self._decoded(part, wanted, readers), strict=True):
+        for slot, result in zip(wanted, self._decoded(part, wanted, readers, room), strict=True):
             field = part.rows[slot].field
             if isinstance(result, ImageError):
                 rows[slot] = (FieldRecord(field.slide, field.id, "failed", result.problem), ())
@@ -265,21 +278,22 @@ class Worker:
         for bucket in buckets.values():
             yield bucket.slots, bucket.pictures
 
-    def _decoded(self, part: Part, slots: Sequence[int], readers: ThreadPoolExecutor) -> Iterator[Picture | ImageError]:
-        """Decoded fields in order, read ahead by a number that grows while they are small."""
+    def _decoded(
+        self, part: Part, slots: Sequence[int], readers: ThreadPoolExecutor, room: Room
+    ) -> Iterator[Picture | ImageError]:
+        """Decoded fields in order, some read ahead: no more than a few batches, and what there is room for."""
         waiting: deque[Future[Picture | ImageError]] = deque()
-        most, position, allowed = _AHEAD * self._job.settings.batch, 0, 1
-        while position < len(slots) or waiting:
-            while position < len(slots) and len(waiting) < allowed:
+        most = _AHEAD * self._job.settings.batch
+        for position in range(len(slots) + most):
+            if position < len(slots):
                 planned = part.rows[slots[position]]
                 shrink = self._shrink(part.looked[planned.field.slide])
-                waiting.append(readers.submit(self._reader.tried, planned, shrink))
-                position += 1
-            result = waiting.popleft().result()
-            if not isinstance(result, ImageError):
-                fitting = _HELD_PIXELS // max(1, result.pixels.shape[0] * result.pixels.shape[1])
-                allowed = max(1, min(most, fitting, 2 * allowed))
-            yield result
+                waiting.append(readers.submit(self._reader.tried, planned, shrink, partial(room.take, position)))
+                waiting[-1].add_done_callback(partial(room.settle, position))
+            if position >= most and waiting:
+                result = waiting.popleft().result()
+                room.leave(position - most)
+                yield result
 
     def _shrink(self, looked: Looked) -> Shrink:
         """How much smaller a field of a slide may be read: to no less than the pixels that the detector looks at."""
@@ -302,7 +316,7 @@ class Worker:
             row_of(
                 field,
                 picture,
-                own_cells(field, grown_cells(cells, picture)),
+                own_cells(field, grown_cells(cells, picture), picture.corner),
                 scale,
                 unsure=bad or bool(scale and not scale.sure),
             )
