@@ -82,6 +82,10 @@ def score(
     metrics: Annotated[
         Path | None, typer.Option("--metrics", help="File of figures for Prometheus, such as smear.prom.")
     ] = None,
+    slide: Annotated[
+        list[str] | None,
+        typer.Option("--slide", help="Score this slide alone, by the name of its folder; may be repeated."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
     resume: Annotated[
         bool,
@@ -175,6 +179,7 @@ def score(
                 settings,
                 links=at.links,
                 known=known,
+                only=slide or (),
                 overwrite=overwrite,
                 resume=resume,
                 start=lambda n, before: bar.update(task, total=n, completed=before),

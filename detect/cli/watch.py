@@ -44,7 +44,7 @@ def watch(
     """Score each slide of a folder once, when it is complete; Ctrl-C or SIGTERM finish the parts in hand.
 
     Started again, it goes on where it was. `smear runs merge` makes one run of the slides' runs. Exit code 0, or 3
-    where a slide could not be scored.
+    where a slide could not be scored, or fields of one came after it was.
     """
     from detect.config import parse
     from detect.score import manifest as manifests
@@ -54,7 +54,11 @@ def watch(
 
     given = {"runtime": runtime, "precision": precision, "device": device, "workers": workers, "stop_at": stop_at}
     settings = parse(ScoreSettings, given | {"pipeline": _pipeline(pipeline)}, "options")
-    known = manifests.NONE if manifest is None else manifests.read(manifest)
+
+    def known() -> manifests.Manifest:
+        return manifests.NONE if manifest is None else manifests.read(manifest)
+
+    known()  # what is wrong with it is told at once
     wrong = 0
     with asked_to_stop() as stop:
         delivery = Delivery(settle, mark)

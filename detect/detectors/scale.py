@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,10 +37,15 @@ _MOST = 2400  # pixels of the middle of a field that are kept
 _SIDE = 640  # pixels of the detector's input that are looked at in each field
 
 
-def of_slide(detector: Detector, fields: Sequence[Field]) -> Scale | None:
-    """The scale of a slide from a few of its fields that can be read, taken evenly; None where no red cell is seen."""
+def of_slide(detector: Detector, fields: Sequence[Field], alive: Callable[[], None] = lambda: None) -> Scale | None:
+    """The scale of a slide from a few of its fields that can be read, taken evenly; None where no red cell is seen.
+
+    Args:
+        alive: called before each of them is read.
+    """
     pictures: list[Image] = []
     for field in looked_at(fields):
+        alive()
         try:
             pixels = decode.read(field.path) if field.region is None else wholeslide.read_field(field)
         except (ImageError, MemoryError):

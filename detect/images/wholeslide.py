@@ -2,7 +2,8 @@
 tiffslide where that is not there. A slide becomes fields: regions of it in which cells lie side by side.
 
 Coordinates are pixels of the full resolution. Each region is read with a margin around it, so that a cell on the border
-between two of them is seen whole; it belongs to the region that holds its centre.
+between two of them is seen whole. It belongs to the region that holds its centre; right on a border to both, and is
+counted in one (`score.overlaps`): the two see it a little apart, and one would be lost, or counted twice, by chance.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from detect.errors import ImageError, MissingExtraError, StoppedRunError
 from detect.images.folder import Folder
@@ -26,6 +28,7 @@ ALWAYS = frozenset({".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".dcm"})
 MAYBE = frozenset({".tif", ".tiff"})
 
 _SIDE = 2048  # pixels of a region
+BORDER = 12  # pixels beyond its border where a region's cells are kept: the two sights of one may differ by a few
 # Around it: micrometres, more than a white cell is wide; pixels where these are unknown.
 _MARGIN_UM, _MARGIN = 25.0, 128
 PIXELS = (_SIDE + 4 * _MARGIN) ** 2  # of a region with its margin, about
@@ -144,6 +147,12 @@ def is_whole(path: Path) -> bool:
         return WholeSlide(path).levels > 1
     except (ImageError, MissingExtraError):
         return False
+
+
+def at_borders(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether points of a slide, full pixels, lie where two regions may both have kept a cell."""
+    near = [np.abs((v + _SIDE / 2) % _SIDE - _SIDE / 2) <= 2 * BORDER for v in (x, y)]
+    return np.asarray(near[0] | near[1])
 
 
 def is_region(field: str, slide: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from detect.images.folder import Folder, scan
 from detect.runtime.base import FRAMEWORK, EngineSettings, cores, fast_precisions
 from detect.score.remote import Links, bring_all
 from detect.score.settings import ScoreSettings
+from detect.types import Field
 
 _CALLS = 4  # batches at once on one GPU: while it works on one, others are made ready
 
@@ -51,7 +53,7 @@ def found_in(folder: Path, links: Links, stop: Callable[[], bool]) -> Folder:
 def fields_of(found: Folder, folder: Path, out: Path, only: Collection[str]) -> Folder:
     """What is to be scored; an output folder within the slides is not scored again."""
     if only:
-        found = Folder(found.root, tuple(f for f in found.fields if f.slide in only), ())
+        found = Folder(found.root, tuple(f for f in found.fields if _names(f) & set(only)), ())
     if not found.fields:
         what = f"no images in it ({len(found.others)} other files)"
         raise DataError(what, where=str(folder), remedy="give a folder with one sub-folder of images a slide")
@@ -63,6 +65,20 @@ def fields_of(found: Folder, folder: Path, out: Path, only: Collection[str]) -> 
             what = "no images in it but those of the output folder"
             raise DataError(what, where=str(folder), remedy="name another --out")
     return found
+
+
+def check_slides(found: Folder, only: Collection[str]) -> None:
+    """DataError where a slide that somebody names is not there."""
+    missing = sorted(set(only).difference(*map(_names, found.fields)))
+    if missing:
+        near = get_close_matches(missing[0], found.slides, 1)
+        remedy = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(found.slides[:10])}"
+        raise DataError(f"no slide '{missing[0]}' with images in it", where=str(found.root), remedy=remedy)
+
+
+def _names(field: Field) -> set[str]:
+    """By which a slide can be chosen: its own, its folder's, and of a whole slide that of its file."""
+    return {field.slide, field.id, field.id.partition("/")[0]}
 
 
 def _without(found: Folder, out: Path) -> Folder:

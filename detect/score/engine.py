@@ -14,6 +14,7 @@ from detect.score.work import Done, Job, Part, Ready, Result, Task
 
 ENGINES = {"local": "detect.score.local", "ray": "detect.score.ray"}
 
+LIMITED = "took "  # how the reason begins where a limit of time or memory was reached
 TRIES = 3  # of a task whose worker ended, though none of its fields ends one by itself
 
 
@@ -25,7 +26,11 @@ class Crew(Protocol):
         """What they found in it."""
 
     def work(self, tasks: Tasks, call: Calls) -> None:
-        """Have every task done; tasks that are in hand when `call.stop` says so are finished, others are not begun."""
+        """Have every task done; tasks that are in hand when `call.stop` says so are finished, others are not begun.
+
+        Raises:
+            StoreError: one could not be done. All others are.
+        """
 
     def close(self) -> None:
         """Send the workers home."""
@@ -78,6 +83,10 @@ class Tasks:
                 row[0] = replace(row[0], counted=task.counted + result.white)
             self._rows.appendleft(row)
 
+    def leave(self, task: Task) -> None:
+        """A task cannot be done, nor what comes after it in its row."""
+        self._follow.pop(id(task))
+
     def again(self, task: Task, instead: Task) -> None:
         """Put a task back as the first of its row, changed."""
         row = self._follow.pop(id(task))
@@ -95,7 +104,9 @@ def open_crew(job: Job, workers: int, settings: ScoreSettings) -> Crew:
 def gave_up(task: Task, why: str) -> StoreError:
     """What ends a run whose workers end, though none of its fields alone ends one."""
     what = f"part {task.number}" if isinstance(task, Part) else f"slide {task.slide}"
+    remedy = "go on with --resume and fewer --workers, or begin again with a smaller --batch"
+    if why.startswith(LIMITED):
+        remedy = "begin again with a higher --time-limit or --memory-limit, or without them"
     return StoreError(
-        f"{what} ended its worker {TRIES} times ({why}), and none of its fields does alone",
-        remedy="go on with --resume and fewer --workers, or begin again with a smaller --batch",
+        f"{what} ended its worker {TRIES} times ({why}), and none of its fields does alone", remedy=remedy
     )

@@ -24,7 +24,7 @@ from typing import Any
 from detect import errors
 from detect.errors import SmearError
 from detect.runtime.base import ENGINES, FRAMEWORK
-from detect.score.engine import TRIES, Calls, Tasks, gave_up
+from detect.score.engine import LIMITED, TRIES, Calls, Tasks, gave_up
 from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
 from detect.score.work import Job, LeftAloneError, Measure, Part, Ready, Task, Worker
@@ -67,6 +67,7 @@ class LocalCrew:
         self._tries: Counter[int | str] = Counter()
         self._suspects: dict[int | str, dict[str, str]] = {}
         self._doubts: Counter[tuple[int, str]] = Counter()
+        self._given_up: list[SmearError] = []  # tasks that cannot be done
         try:
             # Side by side, while the run is planned; what comes later is hired as there is work for it.
             for slot in range(max(1, min(workers, job.files // settings.batch))):
@@ -83,6 +84,8 @@ class LocalCrew:
                 self._hand_out(tasks)
             busy = [hand for hand in self._hands if hand.task is not None]
             if not busy:
+                if self._given_up:
+                    raise self._given_up.pop(0)
                 return
             lines: dict[Any, _Hand] = {hand.line: hand for hand in self._hands}
             for ready in wait(list(lines), timeout=_LOOK):
@@ -178,9 +181,9 @@ class LocalCrew:
         why = ""
         limit = self._time if hand.opened else max(self._time, _OPENING)
         if time.monotonic() - hand.heard > limit:
-            why = f"took longer than {self._time:g} s"
+            why = f"{LIMITED}longer than {self._time:g} s"
         elif self._memory is not None and _resident(hand.process.pid) > self._memory:
-            why = f"took more than {self._memory} MiB"
+            why = f"{LIMITED}more than {self._memory} MiB"
         if why:
             hand.process.kill()
             hand.process.join()
@@ -211,7 +214,9 @@ class LocalCrew:
         else:
             self._tries[task.key] += 1
             if self._tries[task.key] >= TRIES:
-                raise gave_up(task, why)
+                self._given_up.append(gave_up(task, why))
+                tasks.leave(task)
+                return
         fresh = self._hire(hand.slot)
         self._hands.append(fresh)
         fresh.task, fresh.heard, fresh.probing = task, time.monotonic(), True

@@ -129,7 +129,11 @@ def _rows(runs: Sequence[Path], plans: Sequence[Plan]) -> tuple[Planned, ...]:
         for row in one.rows:
             if row.field.id in seen:
                 what = f"field {row.field.id} is in {seen[row.field.id]} too"
-                raise StoreError(what, where=str(run), remedy="merge runs of different fields of one folder")
+                raise StoreError(
+                    what,
+                    where=str(run),
+                    remedy="merge runs of different slides of one folder: score that folder with --slide",
+                )
             seen[row.field.id] = run
             rows.append(replace(row, part=start + row.part))
         start += len(list((run / "fields").glob("part-*.parquet")))

@@ -4,7 +4,7 @@ Fields of a slide come without a place on it, but cells lie in no regular order:
 neighbours look alike in two fields only where both show the same place. Such triples propose how two fields lie to each
 other, and all cells of the two decide: those of the stretch that they share must meet, nearly all of them, and at no
 other shift. Fields are taken to be shifted, not turned, and to be of one scale, as a microscope's stage and one camera
-give them.
+give them. Regions of whole slides lie where they lie: of them only cells on their borders may stand in two.
 """
 
 from __future__ import annotations
@@ -82,19 +82,57 @@ class View:
 
 
 def find(store: Store) -> list[Sighting]:
-    """The repeated cells of a run, slide by slide, in the order of its results. Whole slides have none: their regions
-    do not overlap."""
+    """The repeated cells of a run, slide by slide, in the order of its results."""
+    regions: dict[str, list[dict[str, object]]] = {}
     fields: dict[str, list[dict[str, object]]] = {}
     columns = ["slide", "field", "status", "width", "height", "scale", "scale_used"]
     for row in store.fields().select(columns).to_pylist():
-        if row["status"] == "ok" and not wholeslide.is_region(row["field"], row["slide"]):
-            fields.setdefault(row["slide"], []).append(row)
+        if row["status"] == "ok":
+            whole = wholeslide.is_region(row["field"], row["slide"])
+            (regions if whole else fields).setdefault(row["slide"], []).append(row)
     parts = store.parts_of_slides()
     out: list[Sighting] = []
     for slide in sorted(fields):
         if len(fields[slide]) > 1 and slide in parts:
             views = _views(store, parts[slide], slide, fields[slide])
             out += among(slide, views, _diameter(fields[slide], views))
+    for slide in sorted(regions):
+        if len(regions[slide]) > 1 and slide in parts:
+            out += on_borders(slide, _views(store, parts[slide], slide, regions[slide]))
+    return out
+
+
+def on_borders(slide: str, views: Sequence[View]) -> list[Sighting]:
+    """Cells of a whole slide that two of its regions have; the earlier region keeps them. Boxes are of the slide."""
+    near = [wholeslide.at_borders(*view.middles.T) for view in views]
+    owner = np.concatenate([np.full(int(n.sum()), i) for i, n in enumerate(near)])
+    rows = np.concatenate([np.flatnonzero(n) for n in near])
+    boxes = np.concatenate([view.boxes[n] for view, n in zip(views, near, strict=True)])
+    labels = np.concatenate([view.labels[n] for view, n in zip(views, near, strict=True)])
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    order = np.argsort(middles[:, 0], kind="stable")
+    met: list[tuple[float, int, int]] = []
+    for step in range(1, len(order)):
+        one, other = order[:-step], order[step:]
+        apart = np.abs(middles[other] - middles[one]) <= 2 * wholeslide.BORDER
+        if not apart[:, 0].any():
+            break
+        alike = apart.all(axis=1) & (owner[one] != owner[other]) & (labels[one] == labels[other])
+        for p, q in zip(one[alike].tolist(), other[alike].tolist(), strict=True):
+            overlap = float(geometry.iou(boxes[[p]], boxes[[q]])[0, 0])
+            if overlap >= _SAME:
+                met.append((-overlap, *sorted((p, q))))  # rows are in the order of the regions
+    counted_as: dict[int, int] = {}
+    for _, first, second in sorted(met):
+        counted_as.setdefault(second, first)
+    out = []
+    for k in sorted(counted_as):
+        as_row = counted_as[k]
+        while as_row in counted_as:  # at a corner four regions meet
+            as_row = counted_as[as_row]
+        own, kept = views[owner[k]], views[owner[as_row]]
+        told = kept.field, int(kept.cells[rows[as_row]])
+        out.append(Sighting(slide, own.field, int(own.cells[rows[k]]), *told))
     return out
 
 

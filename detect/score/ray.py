@@ -115,6 +115,7 @@ class RayCrew:
         self._needs: Mapping[str, Any] = {"num_gpus": 1, "num_cpus": 0} if gpu else {"num_cpus": 1}
         self._hands: list[_Hand] = []
         self._tries: Counter[int | str] = Counter()
+        self._given_up: list[SmearError] = []  # tasks that cannot be done
         self._suspects: dict[int | str, dict[str, str]] = {}
         self._seen: Counter[int] = Counter()  # fields of a part that were looked at alone
         try:
@@ -142,6 +143,8 @@ class RayCrew:
                 ):
                     running[self._give(hand, task, tasks)] = hand
             if not running and (call.stop() or not tasks):
+                if self._given_up:
+                    raise self._given_up.pop(0)
                 return
             opening = {hand.opening: hand for hand in self._hands if hand.opening is not None}
             if not running and not opening:
@@ -241,7 +244,8 @@ class RayCrew:
         if self._tries[task.key] < TRIES:
             tasks.again(task, task)
         elif isinstance(task, Part):
-            raise gave_up(task, why)
+            self._given_up.append(gave_up(task, why))
+            tasks.leave(task)
         else:
             unknown = Looked(failed=True)
             call.settled(task, unknown)

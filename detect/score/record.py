@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,15 @@ def check_input(root: str, record: Mapping[str, Any], out: Path) -> None:
     if root != record.get("root"):
         what = f"the run was begun with the slides in {record.get('root')}, not in {root}"
         raise StoreError(what, where=str(out / RUN), remedy="name that folder, or another --out")
+
+
+def check_only(only: Collection[str], record: Mapping[str, Any], out: Path) -> None:
+    """ConfigError where other slides are named than the run is about."""
+    if only and set(only) != set(record.get("only", ())):
+        what = (
+            f"the run was begun with {', '.join(record.get('only') or ['all slides'])}, not {', '.join(sorted(only))}"
+        )
+        raise ConfigError(what, where=str(out / RUN), remedy="leave --slide out, or name another --out")
 
 
 def same(

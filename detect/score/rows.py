@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from detect.classify.crops import at_border
+from detect.images import wholeslide
 from detect.images.magnification import Scale
 from detect.images.quality import flags, quality
 from detect.pipeline.run import Cells
@@ -55,16 +56,17 @@ def grown_cells(cells: Cells, picture: Picture) -> Cells:
 
 
 def own_cells(field: Field, cells: Cells, corner: tuple[int, int]) -> Cells:
-    """The cells of a field; of a region those whose centre it holds, in pixels of the slide."""
+    """The cells of a field; of a region those whose centre it holds, or its border, in pixels of the slide."""
     if field.region is None:
         return cells
-    left, top = corner
+    (left, top), beyond = corner, wholeslide.BORDER
     x0, y0, x1, y1 = field.region
     own: list[CellRecord] = []
     for record in cells.records:
         a, b, c, d = record.box
         placed = (a + left, b + top, c + left, d + top)
-        if x0 <= (placed[0] + placed[2]) / 2 < x1 and y0 <= (placed[1] + placed[3]) / 2 < y1:
+        x, y = (placed[0] + placed[2]) / 2, (placed[1] + placed[3]) / 2
+        if x0 - beyond <= x < x1 + beyond and y0 - beyond <= y < y1 + beyond:
             own.append(replace(record, cell=len(own), box=placed))
     return Cells(tuple(own), cells.capped)
 

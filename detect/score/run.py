@@ -17,7 +17,7 @@ from detect.images.wholeslide import expand, series_of
 from detect.pipeline.run import open_pipeline
 from detect.runtime.base import EngineSettings
 from detect.score import differential, manifest, plan, record
-from detect.score.chosen import engine_of, fields_of, found_in, workers_of
+from detect.score.chosen import check_slides, engine_of, fields_of, found_in, workers_of
 from detect.score.conclude import conclude
 from detect.score.engine import OpenCrew, Tasks, open_crew
 from detect.score.journal import Event, Journal
@@ -171,6 +171,10 @@ class _Leader:
             record.check_input(links.input or str(folder.resolve()), self.begun, out)
             settings, known = record.same(settings, known, self.begun, out)
         self.settings, self.known, self.overwrite = settings, known, overwrite
+        if resume:
+            record.check_only(only, self.begun, out)
+        else:
+            check_slides(found, only)
         self.only = frozenset(self.begun.get("only", only))
         self.found = fields_of(found, folder, out, self.only)
         self.opened = open_pipeline(settings.pipeline)
@@ -362,7 +366,7 @@ class _Leader:
         self.store.drop_parts(number)
         now = fields_of(found_in(self.folder, self.links, self.stop), self.folder, self.out, self.only)
         late = [f for f in now.fields if f.path not in seen and series_of(f.path) not in series]
-        why = "appeared after the run was planned: score it in a run of its own"
+        why = "appeared after the run was planned: score its slide in a run of its own, with --slide"
         if late:
             rows = [FieldRecord(f.slide, f.id, "failed", why) for f in late]
             self.store.write_part(number, rows, [], self.known, self.opened.trained_on)

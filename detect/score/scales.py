@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -54,18 +54,20 @@ def look(
     settings: ScoreSettings,
     known: Scale | None = None,
     scanned: Scale | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Looked:
     """How a slide is looked at, as the settings say.
 
     Args:
         fields: of the slide. known: its scale, where somebody told it of this slide alone.
         scanned: as the file says. It counts, but where the red cells tell another it is unsure.
+        alive: called before each field is read.
     """
     told = settings.told_scale or known
     # The classical method measures each field by itself.
     if told is not None or settings.scale == "fit" or detector.red_cell_px is None:
         return Looked(told)
-    scale = of_slide(detector, fields)
+    scale = of_slide(detector, fields, alive)
     if scanned is not None:
         agrees = scale is None or abs(scale.diameter_px / scanned.diameter_px - 1) <= _APART
         return Looked(replace(scanned, sure=agrees, cells=0 if scale is None else scale.cells))

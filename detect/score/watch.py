@@ -9,7 +9,8 @@ from pathlib import Path
 
 from detect.errors import ConfigError, DataError, SmearError, StoppedRunError
 from detect.images.folder import scan
-from detect.score import manifest
+from detect.images.wholeslide import ALWAYS, series_of
+from detect.score import manifest, plan
 from detect.score.manifest import Manifest
 from detect.score.run import Outcome, score
 from detect.score.settings import ScoreSettings
@@ -21,7 +22,7 @@ _NAP = 0.5  # seconds between looks at whether somebody wants it to end
 
 @dataclass(frozen=True)
 class Watched:
-    """What came of one slide. `wrong` says why it was not finished; it is tried again later."""
+    """What came of one slide. `wrong` says why it was not finished, and is tried again later; or what came too late."""
 
     slide: str
     outcome: Outcome | None
@@ -34,7 +35,8 @@ class Delivery:
 
     Attributes:
         settle: seconds in which none of its files may have changed.
-        mark: a file of that name in its folder says that it is complete, at once; without it nothing is.
+        mark: a file of that name in its folder says that it is complete, at once; without it nothing is. Of a slide in
+            one file, a file beside it says so, whose name is that file's with a dot and the mark behind it.
     """
 
     settle: float = 30.0
@@ -50,17 +52,19 @@ def watch(
     settings: ScoreSettings,
     *,
     delivery: Delivery,
-    known: Manifest = manifest.NONE,
+    known: Callable[[], Manifest] = lambda: manifest.NONE,
     every: float = 5.0,
     once: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Watched]:
     """Score the slides of a folder as they come, each into a run folder of its own, named like the slide.
 
-    A run that was stopped is gone on with. A slide whose run is finished is not looked at again, whatever comes late:
-    that would count its cells anew without anybody knowing.
+    A slide is a folder, or one file of a whole slide. A run that was stopped is gone on with. A slide whose run is
+    finished is not scored again, whatever comes late: that would count its cells anew without anybody knowing. What
+    came late is told.
 
     Args:
+        known: what the lab tells of its slides by then, asked before each slide: those that come later are in it later.
         every: seconds between looks at the folder. once: end when all that is complete is scored; slides that wait for
             their mark are left.
         stop: asked now and then; parts in hand are finished.
@@ -71,12 +75,19 @@ def watch(
         raise ConfigError("the results would lie among the slides", where=str(out), remedy="name another folder")
     seen: dict[str, tuple[State, float]] = {}  # what each slide was like, and since when
     given_up: dict[str, tuple[State, float]] = {}
-    done: set[str] = set()
+    done: dict[str, float] = {}  # when it was looked for what came late
+    told: dict[str, int] = {}  # how much did
     while not stop():
         slides = _slides(folder)
-        for slide in sorted(set(slides) - done):
-            if _is_done(out / slide):
-                done.add(slide)
+        for slide in sorted(slides):
+            if slide in done or _is_done(out / slide):
+                if time.monotonic() - done.get(slide, -_AGAIN) >= _AGAIN:
+                    done[slide] = time.monotonic()
+                    late = _late(folder, slides[slide], out / slide)
+                    if late > told.get(slide, 0):
+                        told[slide] = late
+                        what = f"came after it was scored, and not counted: {late} fields"
+                        yield Watched(slide, None, f"{what}; delete {out / slide} to have it scored anew")
                 continue
             state = _state(slides[slide])
             before = seen.get(slide)
@@ -88,7 +99,8 @@ def watch(
             if not _complete(slides[slide], seen[slide][1], delivery):
                 continue
             try:
-                yield Watched(slide, _score(folder, slide, out / slide, settings, known, stop))
+                mine = _of_slide(known(), slide)
+                yield Watched(slide, _score(folder, slide, out / slide, settings, mine, stop))
             except StoppedRunError as error:
                 if error.asked:
                     return
@@ -98,7 +110,7 @@ def watch(
                 given_up[slide] = (state, time.monotonic())
                 yield Watched(slide, None, str(error))
         waits = [s for s in slides if s not in done and s not in given_up]
-        if once and all(delivery.mark is not None and not (slides[s] / delivery.mark).is_file() for s in waits):
+        if once and all(delivery.mark is not None and not _is_marked(slides[s], delivery.mark) for s in waits):
             return
         until = time.monotonic() + every
         while time.monotonic() < until and not stop():
@@ -106,29 +118,55 @@ def watch(
 
 
 def _slides(folder: Path) -> dict[str, Path]:
-    """Sub-folders, each a slide."""
+    """Sub-folders and files of whole slides, by their names. The folder that belongs to an MRXS file is none."""
     try:
-        return {p.name: p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
+        there = [p for p in folder.iterdir() if not p.name.startswith(".")]
+        files = [p for p in there if p.suffix.lower() in ALWAYS and p.is_file()]
+        of_files = {p.with_suffix("") for p in files}
+        return {p.name: p for p in (*files, *(p for p in there if p.is_dir() and p not in of_files))}
     except OSError:  # the share is away for a moment
         return {}
+
+
+def _of_slide(known: Manifest, slide: str) -> Manifest:
+    """What is known of a slide, and of whole slides in its folder."""
+    return Manifest({n: s for n, s in known.slides.items() if n == slide or n.startswith(f"{slide}/")})
+
+
+def _late(folder: Path, slide: Path, run: Path) -> int:
+    """How many fields of a slide its finished run has no row for."""
+    if not slide.is_dir():
+        return 0
+    try:
+        seen = {row.field.path for row in plan.read(run, folder).rows}
+        rows = set(Store(run).fields().column("field").to_pylist())
+        late = [f for f in scan(slide).fields if f.path not in seen and series_of(f.path) is None]
+    except (SmearError, OSError):  # it is being written, or was taken away
+        return 0
+    return sum(f"{slide.name}/{f.id}" not in rows for f in late)
 
 
 def _state(slide: Path) -> State:
     """What files are there, how large and how old; different whenever anything was written."""
     out = []
-    for path in slide.rglob("*"):
+    beside = [slide, *slide.with_suffix("").rglob("*")] if slide.is_file() else []
+    for path in beside or slide.rglob("*"):
         try:
             about = path.stat()
         except OSError:  # it has just been renamed
             continue
-        out.append((path.relative_to(slide).as_posix(), about.st_size, about.st_mtime_ns))
+        out.append((path.relative_to(slide.parent).as_posix(), about.st_size, about.st_mtime_ns))
     return tuple(sorted(out))
 
 
 def _complete(slide: Path, since: float, delivery: Delivery) -> bool:
     if delivery.mark is not None:
-        return (slide / delivery.mark).is_file()
+        return _is_marked(slide, delivery.mark)
     return time.monotonic() - since >= delivery.settle
+
+
+def _is_marked(slide: Path, mark: str) -> bool:
+    return (slide / mark if slide.is_dir() else slide.with_name(f"{slide.name}.{mark}")).is_file()
 
 
 def _is_done(run: Path) -> bool:
@@ -138,6 +176,7 @@ def _is_done(run: Path) -> bool:
 def _score(
     folder: Path, slide: str, out: Path, settings: ScoreSettings, known: Manifest, stop: Callable[[], bool]
 ) -> Outcome:
-    if not any(f.slide == slide for f in scan(folder).fields):
+    found = scan(folder / slide).fields if (folder / slide).is_dir() else (slide,)
+    if not found:
         raise DataError("no images in it", where=str(folder / slide), remedy="see what the scanner wrote")
     return score(folder, out, settings, known=known, resume=True, stop=stop, only=[slide])

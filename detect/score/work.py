@@ -182,7 +182,7 @@ class Worker:
         if task.fields[0].region is not None:
             with suppress(ImageError):  # gone since the run was planned: its fields will tell
                 told = given(mpp=wholeslide.opened(fields[0].path).mpp)
-        found = look(self._pipeline.detector, fields, self._job.settings, known, told)
+        found = look(self._pipeline.detector, fields, self._job.settings, known, told, alive=lambda: self._alive(0))
         self._reader.still_there()
         return found
 

@@ -252,9 +252,10 @@ def test_a_watch_waits_for_the_mark_and_goes_on_with_what_was_stopped(slides: Pa
     (out / "slide-a" / "cells" / "part-00000.parquet").unlink()
     shutil.copy(slides / "slide-a" / "field-01.jpg", scanner / "slide-b" / "late.jpg")
     answer = inside(*words)
-    assert answer.code == 0
+    assert answer.code == 3
     assert answer.out.splitlines()[0].startswith("slide-a: 2 fields")
     assert len(answer.out.splitlines()) == 1
+    assert "slide-b: came after it was scored, and not counted: 1 fields" in answer.err
     assert {name: results(out / name) for name in ("slide-a", "slide-b")} == before
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from detect.geometry import iou
 from detect.images import wholeslide
 from detect.images.folder import scan
 from detect.types import Image
@@ -113,13 +115,49 @@ def test_cells_of_the_slide_are_those_of_its_fields(pyramid: Path, scored: Path,
         assert field.region is not None
         x0, y0, x1, y1 = (cell["x0"] + left, cell["y0"] + top, cell["x1"] + left, cell["y1"] + top)
         a, b, c, d = field.region
-        if a <= (x0 + x1) / 2 < c and b <= (y0 + y1) / 2 < d:
+        edge = wholeslide.BORDER
+        if a - edge <= (x0 + x1) / 2 < c + edge and b - edge <= (y0 + y1) / 2 < d + edge:
             expected.append((field.id, cell["label"], x0, y0, x1, y1))
     found = [(c["field"], c["label"], c["x0"], c["y0"], c["x1"], c["y1"]) for c in table(scored, "cells")]
     assert len(found) > 300
     assert [f[:2] for f in found] == [e[:2] for e in expected]
     assert np.allclose([f[2:] for f in found], [e[2:] for e in expected], atol=0.01)
     assert {f[1] for f in found} >= {"WBC", "RBC"}
+
+
+def test_a_cell_on_a_border_between_regions_is_counted_once(tmp_path: Path, table: Table) -> None:
+    tile = 2 * TILE
+    whole = np.full((tile, tile, 3), GROUND, np.uint8)
+    for k in range(8 * 6):  # fields side by side without ground between them: cells lie across every border
+        pixels, _ = sample.field(900 + k, ["Neutrophil"] if k % 3 == 0 else [])
+        y, x = divmod(k, 6)
+        whole[500 * y + 17 : 500 * y + 497, 650 * x + 11 : 650 * x + 651] = pixels
+    slides = tmp_path / "in"
+    slides.mkdir()
+    write_pyramid(slides / "slide.tif", whole)
+    assert inside("score", slides, "--out", tmp_path / "out").code == 0
+    elsewhere = {(r["field"], r["cell"]) for r in pq.read_table(tmp_path / "out" / "repeats.parquet").to_pylist()}
+    cells = table(tmp_path / "out", "cells")
+    boxes = np.array([[c[k] for k in ("x0", "y0", "x1", "y1")] for c in cells], np.float32)
+    counted = np.array([(c["field"], c["cell"]) not in elsewhere for c in cells])
+    assert len(elsewhere) > 5
+    overlap = iou(boxes[counted], boxes[counted])
+    np.fill_diagonal(overlap, 0)
+    middles = (boxes[counted, :2] + boxes[counted, 2:]) / 2
+    near = (np.abs(middles - TILE) <= wholeslide.BORDER).any(axis=1)
+    assert near.sum() >= 8
+    assert overlap[near].max() < 0.5
+    # None is lost: the same pixels around a border, as a field of its own.
+    (tmp_path / "strip" / "s").mkdir(parents=True)
+    across = np.ascontiguousarray(whole[:, TILE - 400 : TILE + 400])
+    cv2.imwrite(str(tmp_path / "strip" / "s" / "f.png"), cv2.cvtColor(across, cv2.COLOR_RGB2BGR))
+    assert inside("score", tmp_path / "strip", "--out", tmp_path / "one", "--mpp", str(MPP)).code == 0
+    sights = [
+        c for c in table(tmp_path / "one", "cells") if abs((c["x0"] + c["x1"]) / 2 - 400) < 80 and c["score"] > 0.6
+    ]
+    there = np.array([[c["x0"] + TILE - 400, c["y0"], c["x1"] + TILE - 400, c["y1"]] for c in sights], np.float32)
+    assert len(there) > 8
+    assert (iou(there, boxes[counted]).max(axis=1) >= 0.5).all()
 
 
 def slide_mpp(pyramid: Path) -> float:
