@@ -145,8 +145,9 @@ class Normal(Stored):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Joint log-likelihood."""
         width = torch.log(2 * torch.pi * self.variance).sum(dim=1)
-        gap = (x * x) @ (1 / self.variance).t() - 2 * x @ (self.mean / self.variance).t()
-        return self.prior - 0.5 * (width + gap + (self.mean * self.mean / self.variance).sum(dim=1))
+        # Not multiplied out: where a feature hardly varies within a type, large numbers would cancel.
+        gap = ((x[:, None] - self.mean) ** 2 / self.variance).sum(dim=2)
+        return self.prior - 0.5 * (width + gap)
 
 
 class Perceptron(Stored):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,12 @@ class _Run:
         self.pixels = A.Compose(augment.build(settings.augment, where), seed=settings.seed)
         self.steps = -(-len(cells) // settings.batch)
         learning = self._learning()
-        self.optimizer = torch.optim.AdamW(learning, settings.learning_rate, weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            learning,
+            settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,  # a third to an eighth of the time on processors; a step of a small network is mostly this
+        )
         self.schedule = self._schedule()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.criterion = loss_of(settings, cells.labels, len(cells.types))
@@ -145,9 +151,15 @@ class _Run:
         if settings.features == "frozen":
             self.model.body.eval()
         drawn = rng.choice(len(self.cells), len(self.cells), p=self.chance)
-        losses = [
-            self._step(drawn[start : start + settings.batch], rng) for start in range(0, len(drawn), settings.batch)
-        ]
+        batches = [drawn[start : start + settings.batch] for start in range(0, len(drawn), settings.batch)]
+        losses = []
+        with ThreadPoolExecutor(1) as hands:  # one, so that cells are drawn in the same order each time
+            ahead = hands.submit(self._batch, batches[0], rng)
+            for following in (*batches[1:], None):
+                batch, target = ahead.result()
+                if following is not None:
+                    ahead = hands.submit(self._batch, following, rng)
+                losses.append(self._step(batch, target))
         row = {"epoch": number + 1, "loss": float(np.mean(losses))}
         if not np.isfinite(row["loss"]):
             what = f"the loss is not finite in epoch {number + 1}"
@@ -160,7 +172,8 @@ class _Run:
             self._checkpoint(number + 1)
         return row["loss"]
 
-    def _step(self, rows: NDArray[np.int64], rng: np.random.Generator) -> float:
+    def _batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[NDArray[np.uint8], torch.Tensor]:
+        """Some cells as they are learnt from, while the network learns from those before: pictures and targets."""
         settings, types = self.settings, len(self.cells.types)
         batch = np.stack([self._sample(int(i), rng) for i in rows])
         target = functional.one_hot(torch.from_numpy(self.cells.labels[rows]), types).float()
@@ -171,6 +184,9 @@ class _Run:
             target = share * target + (1 - share) * target[torch.from_numpy(other)]
         if len(rows) == 1:  # batch norm cannot learn from one
             batch, target = np.repeat(batch, 2, axis=0), target.repeat(2, 1)
+        return batch, target
+
+    def _step(self, batch: NDArray[np.uint8], target: torch.Tensor) -> float:
         with self._autocast():
             scores = self.model(torch.from_numpy(batch).to(self.device))
         loss = self.criterion(scores, target.to(self.device))

@@ -22,13 +22,20 @@ from detect.formats.tally import Tally
 
 @dataclass(frozen=True)
 class Leg:
-    """One split of the protocol. kind: legs of one kind are pooled, such as all folds at one share of the groups."""
+    """One split of the protocol.
+
+    Attributes:
+        kind: legs of one kind are pooled, such as all folds at one share of the groups.
+        share: of the cells that could be learnt from, those that are. A network gets as many more epochs: what a curve
+            shows is then what cells are worth, and not how long was learnt from them.
+    """
 
     name: str
     kind: str
     train: tuple[TypedCell, ...]
     dev: tuple[TypedCell, ...]
     test: tuple[TypedCell, ...]
+    share: float = 1.0
 
 
 def cells_of_table(
@@ -103,7 +110,8 @@ def legs_of(settings: ZooSettings, cells: Sequence[TypedCell]) -> list[Leg]:
         for share in settings.shares:
             kept = _share(whole.train, share, settings.seed + number)
             kind = f"{share:.1%} of groups"
-            out.append(replace(whole, name=f"fold{number}, {kind}", kind=kind, train=kept))
+            part = len(kept) / len(whole.train)
+            out.append(replace(whole, name=f"fold{number}, {kind}", kind=kind, train=kept, share=part))
     return out
 
 

@@ -24,12 +24,12 @@ def weights_of(labels: NDArray[np.int64], types: int) -> torch.Tensor:
 def loss_of(settings: ClassifierSettings, labels: NDArray[np.int64], types: int) -> Loss:
     """The loss that a configuration names."""
     weight = weights_of(labels, types) if settings.class_weights == "balanced" else torch.ones(types)
-    if settings.loss == "tversky":
-        return lambda scores, target: tversky(scores, target, settings.tversky_alpha, weight.to(scores.device))
-    gamma = settings.focal_gamma if settings.loss == "focal" else 0.0
+    gamma, smooth = settings.focal_gamma if settings.loss == "focal" else 0.0, settings.label_smoothing
 
     def loss(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        smooth = settings.label_smoothing
+        if settings.loss == "tversky":
+            here = (target.sum(dim=0) > 0) * weight.to(scores.device)
+            return tversky(scores, target * (1 - smooth) + smooth / types, settings.tversky_alpha, here)
         return focal(scores, target * (1 - smooth) + smooth / types, gamma, weight.to(scores.device))
 
     return loss
@@ -50,7 +50,7 @@ def focal(scores: torch.Tensor, target: torch.Tensor, gamma: float, weight: torc
 
 
 def tversky(scores: torch.Tensor, target: torch.Tensor, alpha: float, weight: torch.Tensor) -> torch.Tensor:
-    """1 less the Tversky index of each type, weighted mean over the types that are there.
+    """1 less the Tversky index of each type, weighted mean over the types; give those that are not there no weight.
 
     Salehi et al., Tversky loss function for image segmentation (2017), over cells instead of pixels. alpha weighs
     what is falsely called a type, 1 less alpha what is missed of it; at a half it is Dice.
@@ -59,5 +59,4 @@ def tversky(scores: torch.Tensor, target: torch.Tensor, alpha: float, weight: to
     hit = (told * target).sum(dim=0)
     false, missed = (told * (1 - target)).sum(dim=0), ((1 - told) * target).sum(dim=0)
     index = (hit + _SMOOTH) / (hit + alpha * false + (1 - alpha) * missed + _SMOOTH)
-    here = (target.sum(dim=0) > 0) * weight
-    return ((1 - index) * here).sum() / here.sum()
+    return ((1 - index) * weight).sum() / weight.sum()

@@ -77,6 +77,7 @@ def mrmr(x: Floats, y: NDArray[np.int64], keep: int, seed: int) -> NDArray[np.in
     while len(chosen) < keep:
         redundancy += np.abs(z.T @ z[:, chosen[-1]]) / len(x)
         value = relevance - redundancy / len(chosen)
+        value[steady] = -1e9  # a column that is the same for all cells tells nothing, and is like no other
         value[chosen] = -np.inf
         chosen.append(int(np.argmax(value)))
     return np.array(chosen, np.int64)

@@ -26,7 +26,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detect import assets
 from detect.bundles.card import CARD
@@ -52,6 +51,7 @@ from detect.config import dump, load, load_yaml
 from detect.data import locks
 from detect.data.files import write_text
 from detect.data.fingerprint import READERS, code_fingerprint, file_hash
+from detect.data.typed import TypedCell
 from detect.errors import ConfigError, StoreError
 from detect.evaluate.classification import measure
 from detect.evaluate.curves import mean_curve, still_rises
@@ -131,7 +131,8 @@ def zoo(
     types = types_of(cells)
     legs = legs_of(settings, cells)
     write_cells(cells, legs, out / CELLS)
-    run = _Zoo(settings, recipes, types, legs, out, where, device, rounds, keep_stale, begun)
+    few = rare_of(settings, cells, types)
+    run = _Zoo(settings, recipes, types, legs, few, out, where, device, rounds, keep_stale, begun)
     rows = run.done()
     broken: dict[str, str] = {}
     for name in only or recipes:
@@ -147,6 +148,21 @@ def zoo(
     else:
         refuse(broken, where)
     return rows, rare
+
+
+def rare_of(settings: ZooSettings, cells: Sequence[TypedCell], types: Sequence[str]) -> dict[str, dict[str, int]]:
+    """By kind of leg, the types with too few groups among the cells held out to be scored, and how many.
+
+    A split that leaks is scored on the types of its twin that does not, so that the two can be compared.
+    """
+    groups: dict[str, dict[str, set[str]]] = {}
+    for leg in legs_of(settings.model_copy(update={"leak": False}), cells):
+        there = groups.setdefault(leg.kind, {t: set() for t in types})
+        for cell in leg.test:
+            there[cell.type].add(cell.group)
+    return {
+        kind: {t: len(of) for t, of in there.items() if len(of) < settings.min_groups} for kind, there in groups.items()
+    }
 
 
 def refuse(failed: Mapping[str, str], where: str) -> None:
@@ -207,6 +223,7 @@ class _Zoo:
         recipes: Mapping[str, Recipe],
         types: Sequence[str],
         legs: Sequence[Leg],
+        few: Mapping[str, Mapping[str, int]],
         out: Path,
         where: str,
         device: str,
@@ -215,6 +232,7 @@ class _Zoo:
         begun: Mapping[str, Begun],
     ) -> None:
         self.settings, self.recipes, self.types, self.legs = settings, recipes, list(types), legs
+        self.few = few
         self.out, self.where, self.device, self.rounds = out, where, device, rounds
         self.keep_stale, self.begun = keep_stale, begun
         self.known: dict[str, list[Row]] = {}  # rows that were measured: the bootstrap takes a while
@@ -287,7 +305,7 @@ class _Zoo:
     def _answer(self, name: str, leg: Leg) -> None:
         where = f"{self.where}: rows.{name}"
         home = self._room(name, leg)
-        recipes = {one: self._begins(one) for one in self._rows_of(name)}
+        recipes = {one: _longer(self._begins(one), leg.share) for one in self._rows_of(name)}
         recipe = recipes[name]
         task = Task(
             leg.train, leg.dev, self.types, where, self.out / "features", self.device, resume=True,
@@ -343,20 +361,13 @@ class _Zoo:
             rows += self.known.get(name, [])
         return sorted(rows, key=lambda r: (not r.ranked, r.kind, -r.report.macro_f1.value))
 
-    def _rare(self, truth: NDArray[np.int64], groups: Sequence[str]) -> dict[str, int]:
-        """Types of a source that was held out whole which have too few groups there to be scored."""
-        if self.settings.protocol != "sources":
-            return {}
-        there = {t: len({g for g, k in zip(groups, truth, strict=True) if k == i}) for i, t in enumerate(self.types)}
-        return {t: n for t, n in there.items() if n < self.settings.min_groups}
-
     def _measured(self, name: str, kind: str, answers: Sequence[Answers]) -> Row:
         truth = np.concatenate([a.truth for a in answers])
         groups = [g for a in answers for g in a.groups]
         told = np.concatenate([softmax(a.scores, a.about["temperature"]) for a in answers])
         plain = np.concatenate([softmax(a.scores) for a in answers])
         rounds, seed = self.rounds, self.settings.seed
-        rare = self._rare(truth, groups)
+        rare = self.few[kind]
         scored = [t for t in self.types if t not in rare]
         report = measure(self.types, truth, told, groups, plain=plain, scored=scored, rounds=rounds, seed=seed)
         each = [
@@ -401,6 +412,13 @@ def _at_rest(curves: Sequence[Sequence[Sequence[float] | None]]) -> bool:
     """
     each = ([c for c in network if c is not None] for network in zip(*curves, strict=True))
     return not any(told and still_rises(mean_curve(told)) for told in each)
+
+
+def _longer(recipe: Recipe, share: float) -> Recipe:
+    """The recipe of a network that learns from a share of the cells, in as many steps as from all."""
+    if isinstance(recipe, ClassifierSettings) and share < 1:
+        return recipe.model_copy(update={"epochs": round(recipe.epochs / share)})
+    return recipe
 
 
 def _identity(legs: Sequence[Leg]) -> str:

@@ -28,7 +28,7 @@ class ScoreSettings(Settings):
         workers: processes that score side by side, each on its share of the processor cores; 0 takes one per core, or
             per GPU.
         time_limit: seconds that a field, or a batch of them, may take before it is given up.
-        memory_limit: MiB that one worker may hold.
+        memory_limit: MiB that one worker of this machine may hold.
         stop_at: white cells of a slide after which its other fields, in the order of their names, are left out.
         min_score: replaces the detector's thresholds, for evaluation.
         thresholds: replace those of some classes.
@@ -63,6 +63,12 @@ class ScoreSettings(Settings):
     def _one_scale(self) -> Self:
         if sum((self.mpp is not None, self.cell_diameter_px is not None, self.scale == "fit")) > 1:
             raise ValueError("mpp, cell_diameter_px, scale fit: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _kept_by_the_engine(self) -> Self:
+        if self.engine == "ray" and self.memory_limit is not None:
+            raise ValueError("memory_limit: workers of a cluster are not watched for it; leave it out with engine ray")
         return self
 
     @property

@@ -51,12 +51,13 @@ def classifier_table(
     rare: dict[str, Mapping[str, int]] = {}
     failed: dict[str, str] = {}
     for part in PARTS:
-        folder = out / part.replace("_", "-")
+        folder, broken = out / part.replace("_", "-"), dict[str, str]()
         rows[part], rare[part] = zoo(
             zoo_settings(table, getattr(table, part), str(path)), folder, where=f"{path}: {part}", only=names,
-            device=device, keep_stale=keep_stale, progress=partial(_say, say, part.replace("_", " ")), failed=failed,
+            device=device, keep_stale=keep_stale, progress=partial(_say, say, part.replace("_", " ")), failed=broken,
         )  # fmt: skip
-        told = _told(table, rows, rare)
+        failed |= {f"{name} ({part.replace('_', ' ')})": why for name, why in broken.items()}
+        told = _told(table, rows, rare, failed)
         write(told, out)
     _draw(told, out)
     refuse(failed, str(path))
@@ -75,7 +76,12 @@ def zoo_settings(table: ClassifierTable, protocol: Protocol, where: str) -> ZooS
     return parse(ZooSettings, values, where)
 
 
-def _told(table: ClassifierTable, rows: Mapping[str, Sequence[Row]], rare: Mapping[str, Mapping[str, int]]) -> Table:
+def _told(
+    table: ClassifierTable,
+    rows: Mapping[str, Sequence[Row]],
+    rare: Mapping[str, Mapping[str, int]],
+    failed: Mapping[str, str],
+) -> Table:
     columns = (
         Column("macro F1"), Column("spread"), Column("balanced accuracy"), Column("accuracy"), Column("precision"),
         Column("recall"), Column("specificity"), Column("kappa"), Column("ROC AUC"), Column("PR AUC"), Column("ECE"),
@@ -101,10 +107,11 @@ def _told(table: ClassifierTable, rows: Mapping[str, Sequence[Row]], rare: Mappi
     about = {
         "settings": table.model_dump(mode="json"),
         "not_scored": rare,
+        "failed": dict(failed),
         "hours": _hours(rows),
         "machines": {part: {r.name: list(r.machines) for r in found} for part, found in rows.items()},
     }
-    return Table(NAME, table.title, _notes(table, rows, rare), columns, lines, about)
+    return Table(NAME, table.title, _notes(table, rows, rare, failed), columns, lines, about)
 
 
 def _leak(apart: Held, mixed: Held) -> Interval:
@@ -130,14 +137,17 @@ def _macro(held: Held, weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _notes(
-    table: ClassifierTable, rows: Mapping[str, Sequence[Row]], rare: Mapping[str, Mapping[str, int]]
+    table: ClassifierTable,
+    rows: Mapping[str, Sequence[Row]],
+    rare: Mapping[str, Mapping[str, int]],
+    failed: Mapping[str, str],
 ) -> tuple[str, ...]:
-    notes = []
+    notes = [f"Not fitted: {name}: {why}." for name, why in failed.items()]
     for part in PARTS:
         if not rows.get(part):
             continue
         one, protocol = rows[part][0].report, getattr(table, part)
-        few = ", ".join(f"{kind} ({n} groups)" for kind, n in rare[part].items())
+        few = ", ".join(f"{kind} ({n} groups)" for kind, n in {**rare[part], **rows[part][0].rare}.items())
         notes.append(
             f"{part.replace('_', ' ').capitalize()}: {', '.join(protocol.data)}, {one.n_cells} cells held out in "
             f"{one.n_groups} groups, types {', '.join(one.types)}."
@@ -147,7 +157,8 @@ def _notes(
     machines = sorted({m for found in rows.values() for r in found for m in r.machines})
     notes.append(
         "95 % limits by bootstrap over groups; spread: standard deviation of macro F1 over folds; probabilities at a "
-        "temperature fitted on dev. A row whose score on dev still rose when its budget ended is not ranked. "
+        "temperature fitted on dev. A row whose score on dev still rose when its budget ended is not ranked; one of "
+        "few epochs may be at rest because its learning rate had fallen, not because there was no more to learn. "
         f"Minutes of all folds, on {' and '.join(machines)}."
     )
     return tuple(notes)

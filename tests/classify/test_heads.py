@@ -130,6 +130,17 @@ def test_losses_against_torch_and_closed_cases(seed: int, smooth: bool) -> None:
     assert 0 < float(tversky(told, target, 0.3, torch.ones(4))) < 1
 
 
+def test_tversky_weighs_what_is_falsely_called_by_alpha() -> None:
+    """One cell of the first type, told half a second one: 1/2 hit, 1/2 missed; of the second 1/2 false."""
+    told, target = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+    loss = float(tversky(told, target, 0.3, torch.tensor([1.0, 0.0])))
+    assert loss == pytest.approx(1 - 0.5 / (0.5 + 0.7 * 0.5), abs=1e-4)
+    # The first is told the second type: of that 1/2 is hit and 1/2 missed, and 1 falsely called.
+    more, both = torch.tensor([[0.0, 50.0], [0.0, 0.0]]), torch.eye(2)
+    second = float(tversky(more, both, 0.3, torch.tensor([0.0, 1.0])))
+    assert second == pytest.approx(1 - 0.5 / (0.5 + 0.3 * 1.0 + 0.7 * 0.5), abs=1e-4)
+
+
 def test_tversky_at_a_half_is_dice() -> None:
     told, labels = torch.randn(10, 3), torch.arange(10) % 3
     target = functional.one_hot(labels, 3).float()

@@ -302,3 +302,26 @@ def test_a_cut_jpeg_is_refused_however_small_it_may_come_out() -> None:
     content = data.encode(data.smear(), "JPEG")
     with pytest.raises(ImageError):
         decode.sized(content[: len(content) // 2], lambda width, height: 2)
+
+
+def flipped(content: bytes, bits: int, seed: int) -> bytes:
+    """Some bits of the scan the other way round."""
+    chance, out = np.random.default_rng(seed), bytearray(content)
+    for at in chance.integers(content.index(b"\xff\xda") + 20, len(content) - 2, bits):
+        out[at] ^= 1 << int(chance.integers(8))
+    return bytes(out)
+
+
+@pytest.mark.parametrize("times", [1, 2, 8])
+def test_a_jpeg_with_flipped_bits_is_refused(times: int) -> None:
+    told = [outcome_smaller(flipped(data.encode(data.smear(), "JPEG", quality=90), 64, k), times) for k in range(20)]
+    assert all(why.startswith("damaged image: ") for why in told), told
+
+
+def outcome_smaller(content: bytes, times: int) -> str:
+    """Why it is refused; empty where it is not."""
+    try:
+        decode.sized(content, lambda width, height: times)
+    except ImageError as error:
+        return error.problem
+    return ""

@@ -270,3 +270,31 @@ def test_a_slide_without_pictures_is_said_and_the_others_are_scored(slides: Path
     assert "slide-a" in answer.err
     assert "no images in it" in answer.err
     assert "slide-b: 2 fields" in answer.out
+
+
+def test_a_slide_is_scored_alone_and_merged_with_the_others(slides: Path, scored: Answered, tmp_path: Path) -> None:
+    names = sorted(p.name for p in slides.iterdir() if p.is_dir())
+    for k, chosen in enumerate((names[:1], names[1:])):
+        words = [word for name in chosen for word in ("--slide", name)]
+        answer = inside("score", slides, "--out", tmp_path / f"{k}", *SMALL, *words)
+        assert answer.code == 0, answer.err
+    assert inside("runs", "merge", tmp_path / "0", tmp_path / "1", "--out", tmp_path / "all").code == 0
+    whole = inside("score", slides, "--out", tmp_path / "whole", *SMALL)
+    assert whole.code == 0, whole.err
+    assert (tmp_path / "all" / "slides.csv").read_bytes() == (tmp_path / "whole" / "slides.csv").read_bytes()
+    wrong = inside("score", slides, "--out", tmp_path / "none", "--slide", names[0][:-1] + "x")
+    assert wrong.code == 2
+    assert "no slide 'slide-x'" in wrong.err
+    assert "did you mean 'slide-" in wrong.err
+    other = inside("score", slides, "--out", tmp_path / "0", "--resume", "--slide", names[1])
+    assert other.code == 2
+    assert f"begun with {names[0]}, not {names[1]}" in other.err.replace("\n", " ")
+
+
+def test_a_run_with_exports_beside_it_is_replaced(slides: Path, tmp_path: Path) -> None:
+    words = ("score", slides, "--out", tmp_path / "out", *SMALL, "--slide", "slide-a")
+    assert inside(*words).code == 0
+    for kind in ("csv", "coco", "geojson"):
+        assert inside("runs", "export", tmp_path / "out", "--to", kind).code == 0
+    assert inside(*words, "--overwrite").code == 0
+    assert not (tmp_path / "out" / "cells.csv").exists()

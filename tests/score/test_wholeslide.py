@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from detect.errors import ImageError, StoppedRunError
 from detect.geometry import iou
 from detect.images import wholeslide
 from detect.images.folder import scan
@@ -226,3 +227,38 @@ def test_a_pipe_named_like_a_slide_does_not_stop_the_run(tmp_path: Path, table: 
         os.mkfifo(tmp_path / "in" / "s" / name)
     assert inside("score", tmp_path / "in", "--out", tmp_path / "out").code == 3
     assert [row["status"] for row in table(tmp_path / "out", "fields")] == ["failed", "failed"]
+
+
+def test_of_dicom_files_each_slide_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of two slides in one folder, two levels each, and one that is none."""
+    series = {"a1": "1.2", "a2": "1.2", "b1": "1.3", "b2": "1.3"}
+    (tmp_path / "s").mkdir()
+    for name in (*series, "broken"):
+        (tmp_path / "s" / f"{name}.dcm").write_bytes(b"DICM")
+
+    class Level:
+        levels = 1
+
+        def __init__(self, path: Path) -> None:
+            if path.stem not in series:
+                raise ImageError("no whole slide that OpenSlide reads")
+            self.series = series[path.stem]
+
+    monkeypatch.setattr(wholeslide, "WholeSlide", Level)
+    monkeypatch.setattr(wholeslide, "_fields", lambda field: [field])
+    found = wholeslide.expand(scan(tmp_path))
+    assert [f.id for f in found.fields] == ["s/a1.dcm", "s/b1.dcm", "s/broken.dcm"]
+    with pytest.raises(StoppedRunError):
+        wholeslide.expand(scan(tmp_path), lambda: True)
+
+
+def test_a_slide_in_one_file_is_watched(pyramid: Path, tmp_path: Path) -> None:
+    scanner = tmp_path / "scanner"
+    scanner.mkdir()
+    shutil.copy(pyramid / "slide.tif", scanner / "slide.svs")
+    (scanner / "slide.svs.done").touch()
+    words = ("watch", scanner, "--out", tmp_path / "runs", "--mark", "done", "--every", "0.1", "--once")
+    answer = inside(*words)
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("slide.svs: 3 fields")
+    assert inside(*words).out == ""
