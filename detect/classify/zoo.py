@@ -123,7 +123,9 @@ def zoo(
     unknown = [name for name in only if name not in recipes]
     if unknown:
         raise ConfigError(f"no row '{unknown[0]}'", where=where, remedy=f"the rows are: {', '.join(recipes)}")
-    if out.exists() and any(out.iterdir()) and not (out / "settings.yaml").is_file():
+    # Another process may be writing the settings this very moment: under a name that begins with a dot.
+    there = [p.name for p in out.iterdir() if not p.name.startswith(".")] if out.exists() else []
+    if there and not (out / "settings.yaml").is_file():
         raise StoreError("the folder is not empty", where=str(out), remedy="name another")
     out.mkdir(parents=True, exist_ok=True)
     _keep(settings, out, where)

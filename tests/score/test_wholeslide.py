@@ -126,6 +126,7 @@ def test_cells_of_the_slide_are_those_of_its_fields(pyramid: Path, scored: Path,
     assert {f[1] for f in found} >= {"WBC", "RBC"}
 
 
+@pytest.mark.long
 def test_a_cell_on_a_border_between_regions_is_counted_once(tmp_path: Path, table: Table) -> None:
     tile = 2 * TILE
     whole = np.full((tile, tile, 3), GROUND, np.uint8)
@@ -252,6 +253,7 @@ def test_of_dicom_files_each_slide_is_kept(tmp_path: Path, monkeypatch: pytest.M
         wholeslide.expand(scan(tmp_path), lambda: True)
 
 
+@pytest.mark.long
 def test_a_slide_in_one_file_is_watched(pyramid: Path, tmp_path: Path) -> None:
     scanner = tmp_path / "scanner"
     scanner.mkdir()
