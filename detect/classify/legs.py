@@ -150,6 +150,21 @@ def _share(cells: Sequence[TypedCell], share: float, seed: int) -> tuple[TypedCe
     return tuple(c for c in cells if c.group in kept)
 
 
+def rare_of(settings: ZooSettings, cells: Sequence[TypedCell], types: Sequence[str]) -> dict[str, dict[str, int]]:
+    """By kind of leg, the types with too few groups among the cells held out to be scored, and how many.
+
+    A split that leaks is scored on the types of its twin that does not, so that the two can be compared.
+    """
+    groups: dict[str, dict[str, set[str]]] = {}
+    for leg in legs_of(settings.model_copy(update={"leak": False}), cells):
+        there = groups.setdefault(leg.kind, {t: set() for t in types})
+        for cell in leg.test:
+            there[cell.type].add(cell.group)
+    return {
+        kind: {t: len(of) for t, of in there.items() if len(of) < settings.min_groups} for kind, there in groups.items()
+    }
+
+
 def write_cells(cells: Sequence[TypedCell], legs: Sequence[Leg], path: Path) -> None:
     parts = {leg.name: {c.id: p for p in ("train", "dev", "test") for c in getattr(leg, p)} for leg in legs}
     file = StringIO()

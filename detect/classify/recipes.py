@@ -1,7 +1,8 @@
-"""Recipes before anything is read: whether they can be fitted, and the parts that they name."""
+"""Recipes before anything is read: those of a table, whether they can be fitted, and the parts that they name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,13 +17,17 @@ from detect.classify.settings import (
     HandMade,
     HybridSettings,
     Recipe,
+    ZooSettings,
+    kind_of,
     load_recipe,
+    recipe_of,
 )
 from detect.data import augment
 from detect.errors import ConfigError
 from detect.images import preprocess
 
 _CROP = tuple(CropSettings.model_fields)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _,.+@%-]*")  # of a row: it is a file's name too
 
 
 def check(
@@ -112,3 +117,36 @@ def part_of(name: str, whole: CropSettings, rows: Mapping[str, Recipe], where: s
     path = assets.find(name, "configs/classifiers", ".yaml")
     given = {key: getattr(whole, key) for key in _CROP}
     return load_recipe(path).model_copy(update=given | {"seed": getattr(whole, "seed", 1)}), str(path)
+
+
+def recipes_of(settings: ZooSettings, where: str) -> dict[str, Recipe]:
+    """The rows' recipes, with what all share, checked; what is done to fields is fitted.
+
+    A hybrid or an ensemble takes of what all share only what it knows.
+    """
+    known = {key for kind in (ClassifierSettings, HybridSettings, EnsembleSettings) for key in kind.model_fields}
+    strange = sorted(set(settings.base) - known)
+    if strange:
+        what = f"base: unknown key '{strange[0]}'"
+        raise ConfigError(what, where=where, remedy=f"known keys: {', '.join(sorted(known))}")
+    out: dict[str, Recipe] = {}
+    for name, own in settings.rows.items():
+        if not _NAME.fullmatch(name) or ".." in name:
+            what = f"rows: '{name}' is no name of a row"
+            raise ConfigError(what, where=where, remedy="use letters, digits, spaces and _ , . + @ % -")
+        fits = kind_of(own).model_fields
+        place = f"{where}: rows.{name}"
+        recipe = recipe_of({k: v for k, v in settings.base.items() if k in fits} | own, place)
+        if isinstance(recipe, ClassifierSettings) and recipe.stages:
+            raise ConfigError("stages: a row learns from the table's cells", where=place, remedy="drop them")
+        out[name] = recipe.model_copy(update={"preprocess": preprocess.fit(recipe.preprocess, place)})
+    for name, recipe in out.items():
+        check(recipe, f"{where}: rows.{name}", out, (name,))
+    return out
+
+
+def parts_of(recipe: Recipe) -> list[str]:
+    """The names that a recipe gives its parts."""
+    if isinstance(recipe, EnsembleSettings):
+        return list(recipe.members)
+    return networks_of(recipe) if isinstance(recipe, HybridSettings) else []

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,51 +27,32 @@ from typing import Any
 import numpy as np
 
 from detect import assets
-from detect.bundles.card import CARD
-from detect.bundles.folder import open_bundle
-from detect.classify import networks
 from detect.classify.bundled import softmax
 from detect.classify.cells import keep
 from detect.classify.fit import Task, answers_of, fit, parameters
-from detect.classify.legs import Leg, cells_of_table, legs_of, write_cells
-from detect.classify.recipes import check, networks_of, part_of
+from detect.classify.legs import Leg, cells_of_table, legs_of, rare_of, write_cells
+from detect.classify.recipes import part_of, parts_of, recipes_of
 from detect.classify.settings import (
     ClassifierSettings,
-    EnsembleSettings,
-    HybridSettings,
     Recipe,
     ZooSettings,
-    kind_of,
-    recipe_of,
 )
 from detect.classify.train import types_of
+from detect.classify.zoo_keys import by_content, code, identity
 from detect.classify.zoo_table import Answers, Held, Row, about_answers, read_answers, row_json, write, write_answers
 from detect.config import dump, load, load_yaml
 from detect.data import locks
 from detect.data.files import write_text
-from detect.data.fingerprint import READERS, code_fingerprint, file_hash
-from detect.data.typed import TypedCell
 from detect.errors import ConfigError, StoreError
 from detect.evaluate.classification import measure
 from detect.evaluate.curves import mean_curve, still_rises
 from detect.evaluate.decide import temperature
 from detect.evaluate.intervals import plain_json
 from detect.formats.tally import Tally
-from detect.images import preprocess
 from detect.runtime.base import cores
 from detect.runtime.machine import processor
 
 CELLS, COPIES = "cells.csv", "copies.json"
-# Legs are hashed as they are, and recipes, where what settings and reports are made of ends.
-_MODULES = ("detect.classify.fit", "detect.data.augment", "detect.images.preprocess")
-_TOLD = (
-    "detect.classify.bundled", "detect.classify.recipes", "detect.classify.settings", "detect.evaluate.classification",
-    "detect.evaluate.conformal", "detect.evaluate.intervals", "detect.taxonomy", "detect.types",
-)  # fmt: skip
-_LIBRARIES = (
-    "torch", "torchvision", "timm", "scikit-learn", "scikit-image", "albumentations", "numpy", "opencv-python-headless",
-)  # fmt: skip
-
 Progress = Callable[[str, str], None]  # row, leg
 
 
@@ -152,21 +132,6 @@ def zoo(
     return rows, rare
 
 
-def rare_of(settings: ZooSettings, cells: Sequence[TypedCell], types: Sequence[str]) -> dict[str, dict[str, int]]:
-    """By kind of leg, the types with too few groups among the cells held out to be scored, and how many.
-
-    A split that leaks is scored on the types of its twin that does not, so that the two can be compared.
-    """
-    groups: dict[str, dict[str, set[str]]] = {}
-    for leg in legs_of(settings.model_copy(update={"leak": False}), cells):
-        there = groups.setdefault(leg.kind, {t: set() for t in types})
-        for cell in leg.test:
-            there[cell.type].add(cell.group)
-    return {
-        kind: {t: len(of) for t, of in there.items() if len(of) < settings.min_groups} for kind, there in groups.items()
-    }
-
-
 def refuse(failed: Mapping[str, str], where: str) -> None:
     """ConfigError where rows could not be fitted."""
     if failed:
@@ -185,35 +150,6 @@ def _keep(settings: ZooSettings, out: Path, where: str) -> None:
             what = f"{', '.join(changed)} differ from what the table was begun with"
             raise ConfigError(what, where=where, remedy=f"go on with the settings of {path}, or name another folder")
     write_text(path, dump(settings))
-
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _,.+@%-]*")  # of a row: it is a file's name too
-
-
-def recipes_of(settings: ZooSettings, where: str) -> dict[str, Recipe]:
-    """The rows' recipes, with what all share, checked; what is done to fields is fitted.
-
-    A hybrid or an ensemble takes of what all share only what it knows.
-    """
-    known = {key for kind in (ClassifierSettings, HybridSettings, EnsembleSettings) for key in kind.model_fields}
-    strange = sorted(set(settings.base) - known)
-    if strange:
-        what = f"base: unknown key '{strange[0]}'"
-        raise ConfigError(what, where=where, remedy=f"known keys: {', '.join(sorted(known))}")
-    out: dict[str, Recipe] = {}
-    for name, own in settings.rows.items():
-        if not _NAME.fullmatch(name) or ".." in name:
-            what = f"rows: '{name}' is no name of a row"
-            raise ConfigError(what, where=where, remedy="use letters, digits, spaces and _ , . + @ % -")
-        fits = kind_of(own).model_fields
-        place = f"{where}: rows.{name}"
-        recipe = recipe_of({k: v for k, v in settings.base.items() if k in fits} | own, place)
-        if isinstance(recipe, ClassifierSettings) and recipe.stages:
-            raise ConfigError("stages: a row learns from the table's cells", where=place, remedy="drop them")
-        out[name] = recipe.model_copy(update={"preprocess": preprocess.fit(recipe.preprocess, place)})
-    for name, recipe in out.items():
-        check(recipe, f"{where}: rows.{name}", out, (name,))
-    return out
 
 
 class _Zoo:
@@ -238,11 +174,8 @@ class _Zoo:
         self.out, self.where, self.device, self.rounds = out, where, device, rounds
         self.keep_stale, self.begun = keep_stale, begun
         self.known: dict[str, list[Row]] = {}  # rows that were measured: the bootstrap takes a while
-        self.cells = _identity(legs)
-        self.code = {
-            detected: code_fingerprint([*_MODULES, *_networks()], _LIBRARIES, leave=_left(detected))
-            for detected in (False, True)
-        }
+        self.cells = identity(legs)
+        self.code = {detected: code(detected=detected) for detected in (False, True)}
         self.keys = {name: self._key(name) for name in recipes}
         self.parts = {part for recipe in recipes.values() for part in parts_of(recipe) if part in recipes}
 
@@ -278,7 +211,7 @@ class _Zoo:
     def _key(self, name: str) -> dict[str, str]:
         """Hashes of what a row rests on."""
         parts = self._with_parts(self.recipes[name])
-        told = [_by_content(r.model_dump(mode="json")) for r in parts]
+        told = [by_content(r.model_dump(mode="json")) for r in parts]
         begun = [self.begun[one].key for one in sorted(self._rows_of(name)) if one in self.begun]
         detected = any(getattr(r, "detected_by", None) is not None for r in parts)
         text = json.dumps([told, begun], sort_keys=True)
@@ -421,52 +354,3 @@ def _longer(recipe: Recipe, share: float) -> Recipe:
     if isinstance(recipe, ClassifierSettings) and share < 1:
         return recipe.model_copy(update={"epochs": round(recipe.epochs / share)})
     return recipe
-
-
-def _identity(legs: Sequence[Leg]) -> str:
-    """Hash of every cell's picture, box, outline, type and group, and of its part in every leg."""
-    cells = {c.id: c for leg in legs for c in (*leg.train, *leg.dev, *leg.test)}
-    files = {path: file_hash(path) for path in {c.path for c in cells.values()}}
-    total = hashlib.sha256()
-    for name in sorted(cells):
-        cell = cells[name]
-        total.update(f"{name} {files[cell.path]} {cell.box} {cell.outline} {cell.type} {cell.group}\0".encode())
-    for leg in legs:
-        for part in ("train", "dev", "test"):
-            total.update(f"{leg.name} {leg.kind} {part} {[c.id for c in getattr(leg, part)]}\0".encode())
-    return total.hexdigest()
-
-
-def _by_content(told: Any) -> Any:
-    """Plain values in which what a text names that is not in the recipe itself, a file of weights or a bundle, stands
-    by its hash: a table may be moved."""
-    if isinstance(told, Mapping):
-        return {k: _by_content(v) for k, v in told.items()}
-    if isinstance(told, list | tuple):
-        return [_by_content(v) for v in told]
-    if not isinstance(told, str):
-        return told
-    path = Path(told)
-    if path.suffix and path.is_file():
-        return file_hash(path)
-    folder = path if (path / CARD).is_file() else assets.RELEASED_BUNDLES / told
-    return [told, open_bundle(folder).hash] if (folder / CARD).is_file() else told
-
-
-def _left(detected: bool) -> tuple[str, ...]:
-    """Modules that change no row: with `detected`, where a detector's boxes are learnt from."""
-    return (*READERS, *_TOLD, "detect.detectors.train", *(() if detected else ("detect.detectors.opened",)))
-
-
-def _networks() -> list[str]:
-    """Modules that networks are built by, which tables of names lead to."""
-    return [
-        f"{networks.__name__}.{p.stem}" for p in Path(networks.__file__).parent.glob("*.py") if p.stem != "__init__"
-    ]
-
-
-def parts_of(recipe: Recipe) -> list[str]:
-    """The names that a recipe gives its parts."""
-    if isinstance(recipe, EnsembleSettings):
-        return list(recipe.members)
-    return networks_of(recipe) if isinstance(recipe, HybridSettings) else []

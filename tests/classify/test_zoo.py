@@ -30,6 +30,7 @@ from detect.classify import legs as legs_room  # noqa: E402
 from detect.classify import zoo as room  # noqa: E402
 from detect.classify.learn import state_of, write_weights  # noqa: E402
 from detect.classify.legs import cells_of_table, legs_of  # noqa: E402
+from detect.classify.recipes import recipes_of  # noqa: E402
 from detect.classify.settings import ZooSettings  # noqa: E402
 from detect.formats.tally import Tally  # noqa: E402
 
@@ -348,7 +349,7 @@ def test_a_folder_of_something_else_is_left_alone(known: list[TypedCell], tmp_pa
 @pytest.mark.parametrize("path", sorted((assets.ROOT / "configs" / "zoo").glob("*.yaml")), ids=lambda p: p.stem)
 def test_packaged_tables_name_what_there_is(path: Path) -> None:
     settings = load(ZooSettings, path)
-    assert set(room.recipes_of(settings, str(path))) == set(settings.rows)
+    assert set(recipes_of(settings, str(path))) == set(settings.rows)
 
 
 def test_the_two_tables_of_a_leak_differ_in_nothing_else() -> None:

@@ -22,8 +22,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from detect.classify import legs as legs_room  # noqa: E402
 from detect.classify.heads import HEADS  # noqa: E402
 from detect.classify.networks import NETWORKS  # noqa: E402
+from detect.classify.recipes import recipes_of  # noqa: E402
 from detect.classify.settings import EnsembleSettings, Selection  # noqa: E402
-from detect.classify.zoo import recipes_of  # noqa: E402
 from detect.classify.zoo_table import Held  # noqa: E402
 from detect.tables import classifiers as room  # noqa: E402
 from detect.tables.settings import ClassifierTable  # noqa: E402
