@@ -75,14 +75,16 @@ def watch(
         raise ConfigError("the results would lie among the slides", where=str(out), remedy="name another folder")
     seen: dict[str, tuple[State, float]] = {}  # what each slide was like, and since when
     given_up: dict[str, tuple[State, float]] = {}
-    done: dict[str, float] = {}  # when it was looked for what came late
+    done: dict[str, int] = {}  # when its folder had changed last, as it was looked for what came late
     told: dict[str, int] = {}  # how much did
     while not stop():
         slides = _slides(folder)
         for slide in sorted(slides):
+            if slide in done and not (out / slide / RUN).is_file():  # somebody wants it scored anew
+                del done[slide]
             if slide in done or _is_done(out / slide):
-                if time.monotonic() - done.get(slide, -_AGAIN) >= _AGAIN:
-                    done[slide] = time.monotonic()
+                if done.get(slide) != (changed := _changed(slides[slide])):
+                    done[slide] = changed
                     late = _late(folder, slides[slide], out / slide)
                     if late > told.get(slide, 0):
                         told[slide] = late
@@ -144,6 +146,14 @@ def _late(folder: Path, slide: Path, run: Path) -> int:
     except (SmearError, OSError):  # it is being written, or was taken away
         return 0
     return sum(f"{slide.name}/{f.id}" not in rows for f in late)
+
+
+def _changed(slide: Path) -> int:
+    """When anything came into its folder, or left it; 0 where that cannot be told."""
+    try:
+        return slide.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _state(slide: Path) -> State:
