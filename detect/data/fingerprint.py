@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Lock
 
 from detect.errors import DataError
 from detect.types import Dataset
@@ -49,7 +51,7 @@ def code_fingerprint(modules: Iterable[str], libraries: Iterable[str] = (), leav
         leave: modules that do not count, nor what only they import; `detect.formats.*` is all of a package.
     """
     total, seen, waiting = hashlib.sha256(), {n for one in leave for n in _named(one)}, sorted(set(modules))
-    trees: dict[str, ast.Module] = {}
+    told: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
         if name in seen:
@@ -58,10 +60,10 @@ def code_fingerprint(modules: Iterable[str], libraries: Iterable[str] = (), leav
         path = _module(name)
         if path is None:
             raise DataError("no such module of ours", where=name, remedy="name it as Python does")
-        trees[name] = _bare(ast.parse(path.read_text("utf-8")))
-        waiting += [found for found in _imported(trees[name]) if found not in seen]
-    for name in sorted(trees):
-        total.update(f"{name}\0{ast.dump(trees[name])}\0".encode())
+        told[name], imported = _parsed(path.read_text("utf-8"))
+        waiting += [n for n in imported if n not in seen and _module(n) is not None]
+    for name in sorted(told):
+        total.update(f"{name}\0{told[name]}\0".encode())
     for library in sorted(set(libraries)):
         total.update(f"{library} {_version(library)}\0".encode())
     return total.hexdigest()
@@ -81,15 +83,30 @@ def _module(name: str) -> Path | None:
     return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
 
 
+_PARSING = Lock()  # Python 3.11 counts the depth of all trees being parsed as one: two threads may both fail
+
+
+@cache
+def _tree(text: str) -> tuple[str, tuple[str, ...]]:
+    tree = _bare(ast.parse(text))
+    return ast.dump(tree), tuple(_imported(tree))
+
+
+def _parsed(text: str) -> tuple[str, tuple[str, ...]]:
+    """What a module does, as text, and what may be modules of ours that it imports."""
+    with _PARSING:
+        return _tree(text)
+
+
 def _imported(tree: ast.Module) -> Iterator[str]:
-    """Modules of ours that are imported anywhere in one."""
+    """What may be modules of ours that are imported anywhere in one."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-        yield from (n for n in names if n.split(".")[0] == "detect" and _module(n) is not None)
+        yield from (n for n in names if n.split(".")[0] == "detect")
 
 
 def _bare(tree: ast.Module) -> ast.Module:
