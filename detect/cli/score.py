@@ -147,6 +147,8 @@ def score(
     def watch(line: Mapping[str, object]) -> None:
         if log == "json":
             typer.echo(json.dumps(line, ensure_ascii=False), err=True)
+        elif line["event"] == "refused":
+            say_error(f"a worker could not begin, the others go on: {line['reason']}")
         if figures is not None:
             figures.line(line)
 
@@ -211,12 +213,17 @@ def _pipeline(name: str, detector: str | None, classifiers: list[str] | None, er
 
     told: dict[str, object] = load_pipeline(name).model_dump()
     if detector is not None:
-        told["detector"] = detector
+        told["detector"] = _placed(detector)
     if classifiers is not None:
-        told["nodes"] = [] if classifiers == ["none"] else [{"bundle": c} for c in classifiers]
+        told["nodes"] = [] if classifiers == ["none"] else [{"bundle": _placed(c)} for c in classifiers]
     if error is not None:
         told["error_rate"] = error
     return told
+
+
+def _placed(bundle: str) -> str:
+    """A bundle by a name that means the same wherever a worker runs."""
+    return str(Path(bundle).resolve()) if bundle.startswith(".") or "/" in bundle else bundle
 
 
 def thresholds(given: list[str]) -> dict[str, str]:
@@ -267,6 +274,9 @@ def _print(outcome: Outcome, url: str = "") -> None:
         console.print(f"{names}: learnt from drawn cells only, says nothing of patients", style="bold red")
     for node in outcome.not_asked:
         console.print(f"not asked: {node}", soft_wrap=True)
+    if outcome.unknown:
+        few = ", ".join(outcome.unknown[:5]) + (" ..." if len(outcome.unknown) > 5 else "")
+        console.print(f"rows of the manifest that name no slide here: {few}", style="bold")
     if len(outcome.slides) > 20:
         place = f"{url.rstrip('/')}/slides.csv" if url else str(outcome.out / "slides.csv")
         console.print(f"... and {len(outcome.slides) - 20} more slides, see {place}")

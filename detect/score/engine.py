@@ -8,7 +8,8 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Protocol
 
-from detect.errors import StoreError
+from detect import errors
+from detect.errors import SmearError, StoreError
 from detect.score.settings import ScoreSettings
 from detect.score.work import Done, Job, Part, Ready, Result, Task
 
@@ -18,8 +19,15 @@ LIMITED = "took "  # how the reason begins where a limit of time or memory was r
 TRIES = 3  # of a task whose worker ended, though none of its fields ends one by itself
 
 
+Told = tuple[str, str, str | None, str | None]  # an error on its way to another process: kind, problem, where, remedy
+
+
 class Crew(Protocol):
     """Workers that have opened the pipeline."""
+
+    @property
+    def workers(self) -> int:
+        """How many there are at most."""
 
     @property
     def ready(self) -> Ready:
@@ -47,6 +55,9 @@ class Calls(Protocol):
 
     def killed(self, part: Part, field: str, reason: str) -> None:
         """A field ended a worker that looked at it alone."""
+
+    def refused(self, why: str) -> None:
+        """A worker could not open the pipeline; the others go on without it."""
 
     def progress(self, fields: int) -> None:
         """Fields done since the last call; less than nothing where a part is begun anew."""
@@ -99,6 +110,20 @@ def open_crew(job: Job, workers: int, settings: ScoreSettings) -> Crew:
     module = import_module(ENGINES[settings.engine])
     opened: OpenCrew = module.open_crew
     return opened(job, workers, settings)
+
+
+def told_of(error: SmearError) -> Told:
+    """An error as it can be sent."""
+    return type(error).__name__, error.problem, error.where, error.remedy
+
+
+def error_of(told: Told) -> SmearError:
+    """The error that was sent."""
+    kind, problem, where, remedy = told
+    made = getattr(errors, kind, SmearError)
+    if not issubclass(made, SmearError) or made is errors.MissingExtraError:
+        made = SmearError
+    return made(problem, where=where, remedy=remedy)
 
 
 def gave_up(task: Task, why: str) -> StoreError:

@@ -31,6 +31,7 @@ class _Alone:
     """See `engine.Crew`."""
 
     def __init__(self, job: Job, pipeline: Pipeline) -> None:
+        self.workers = 1
         self._call: Calls | None = None
         self._worker = Worker(job, self._alive, pipeline)
         self.ready: Ready = self._worker.ready

@@ -18,8 +18,8 @@ except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
 # begun, resumed, stopped, finished: the run. slide: how one is looked at. part: one is written, whole. killed: a field
-# that ended the process which worked on it.
-Event = Literal["begun", "resumed", "stopped", "finished", "slide", "part", "killed"]
+# that ended the process which worked on it. refused: a worker could not open the pipeline.
+Event = Literal["begun", "resumed", "stopped", "finished", "slide", "part", "killed", "refused"]
 
 
 class Journal:

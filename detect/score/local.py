@@ -21,10 +21,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from detect import errors
 from detect.errors import SmearError
 from detect.runtime.base import ENGINES, FRAMEWORK
-from detect.score.engine import LIMITED, TRIES, Calls, Tasks, gave_up
+from detect.score.engine import LIMITED, TRIES, Calls, Tasks, error_of, gave_up, told_of
 from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
 from detect.score.work import Job, LeftAloneError, Measure, Part, Ready, Task, Worker
@@ -56,7 +55,7 @@ class LocalCrew:
     """See `engine.Crew`."""
 
     def __init__(self, job: Job, workers: int, settings: ScoreSettings) -> None:
-        self._job, self._workers = job, workers
+        self._job, self.workers = job, workers
         self._time, self._memory = settings.time_limit, settings.memory_limit
         self._context: Any = multiprocessing.get_context("spawn")
         if "forkserver" in multiprocessing.get_all_start_methods() and sys.platform == "linux":
@@ -70,7 +69,7 @@ class LocalCrew:
         self._given_up: list[SmearError] = []  # tasks that cannot be done
         try:
             # Side by side, while the run is planned; what comes later is hired as there is work for it.
-            for slot in range(max(1, min(workers, job.files // settings.batch))):
+            for slot in range(max(1, min(self.workers, job.files // settings.batch))):
                 self._hands.append(self._hire(slot))
             self.ready: Ready = self._first_word(self._hands[0])
         except BaseException:
@@ -108,7 +107,7 @@ class LocalCrew:
 
     def _hand_out(self, tasks: Tasks) -> None:
         """A task for everyone who has none; workers are hired as there is work for them."""
-        for slot in range(self._workers):
+        for slot in range(self.workers):
             hand = next((h for h in self._hands if h.slot == slot), None)
             if hand is not None and hand.task is not None:
                 continue
@@ -142,7 +141,7 @@ class LocalCrew:
             hand.process.join()
             raise gave_up_opening(hand.process.exitcode) from None
         if what == "error":
-            raise _error(told)
+            raise error_of(told)
         if what != "ready":
             raise SmearError(f"a worker could not open the pipeline: it {told}", remedy="see smear doctor")
         hand.opened = True
@@ -165,7 +164,7 @@ class LocalCrew:
                 elif what == "broke":
                     hand.broke = told
                 elif what == "error":
-                    raise _error(told)
+                    raise error_of(told)
                 elif what == "probed":
                     self._probed(hand, tasks)
                 elif what == "done" and hand.task is not None:
@@ -299,18 +298,10 @@ def _serve(line: Connection, job: Job, environment: dict[str, str], folder: str)
     except (EOFError, LeftAloneError):
         return
     except SmearError as error:
-        say("error", (type(error).__name__, error.problem, error.where, error.remedy))
+        say("error", told_of(error))
     except Exception as error:  # told, so that the field to blame has a reason; the process ends
         say("broke", f"broke the program: {type(error).__name__}: {error}")
         raise
-
-
-def _error(told: tuple[str, str, str | None, str | None]) -> SmearError:
-    kind, problem, where, remedy = told
-    made = getattr(errors, kind, SmearError)
-    if not issubclass(made, SmearError) or made is errors.MissingExtraError:
-        made = SmearError
-    return made(problem, where=where, remedy=remedy)
 
 
 def _how(code: int | None) -> str:

@@ -14,14 +14,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from detect import __version__
 from detect.errors import MissingExtraError, SmearError, StoreError
 from detect.runtime.base import FRAMEWORK, fast_precisions
-from detect.score.engine import TRIES, Calls, Tasks, gave_up
+from detect.score.engine import LIMITED, TRIES, Calls, Tasks, Told, error_of, gave_up, told_of
 from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
 from detect.score.work import Job, Part, Ready, Result, Task, Worker
@@ -33,14 +33,23 @@ except ImportError as error:
     raise MissingExtraError("--engine ray", "ray") from error
 
 _LOOK = 1.0  # seconds between looks at actors that say nothing
+_PULSE = 5.0  # seconds after which they are asked for how long they do
 _KNOCK = 10.0  # seconds that an address has to answer
 _PATIENCE = 120.0  # seconds that the first actor has to open the pipeline
 
 
 class _Actor:
-    """A worker on some machine of the cluster."""
+    """A worker on some machine of the cluster. It answers `silent` beside the task that it does."""
 
     def __init__(self, job: Job, version: str) -> None:
+        self._heard, self._busy = 0.0, False
+        self._wrong: Told | None = None
+        try:
+            self._worker = self._opened(job, version)
+        except SmearError as wrong:  # what an actor raises here comes out as a text
+            self._wrong = told_of(wrong)
+
+    def _opened(self, job: Job, version: str) -> Worker:
         if version != __version__:
             what = f"a machine of the cluster has smear-detect {__version__}, this one has {version}"
             raise StoreError(what, remedy="install the same version everywhere")
@@ -58,21 +67,38 @@ class _Actor:
         if chosen == "auto" and engine.precision not in ("fp32", *fast_precisions(engine.name)):
             what = f"a machine of the cluster does not have {engine.precision}"
             raise StoreError(what, remedy="--precision fp32 is there on every machine")
-        self._worker = Worker(job)
+        return Worker(job, self._alive)
 
-    def ready(self) -> Ready:
-        """See `work.Ready`."""
-        return self._worker.ready
+    def _alive(self, _: int) -> None:
+        self._heard = time.monotonic()
+
+    def ready(self) -> Ready | Told:
+        """See `work.Ready`; or why it could not open the pipeline."""
+        return self._worker.ready if self._wrong is None else self._wrong
+
+    def silent(self) -> float:
+        """Seconds for which nothing was begun by what it does."""
+        return time.monotonic() - self._heard if self._busy else 0.0
 
     def do(self, task: Task) -> Result:
         """Do a task."""
-        return self._worker.do(task)
+        with self._doing():
+            return self._worker.do(task)
 
     def alone(self, part: Part, position: int) -> None:
         """Look at one field by itself."""
         planned = part.rows[position]
         if not planned.reason and planned.field.id not in part.killed:
-            self._worker.alone(planned, part.looked[planned.field.slide])
+            with self._doing():
+                self._worker.alone(planned, part.looked[planned.field.slide])
+
+    @contextmanager
+    def _doing(self) -> Iterator[None]:
+        self._heard, self._busy = time.monotonic(), True
+        try:
+            yield
+        finally:
+            self._busy = False
 
 
 @dataclass
@@ -81,7 +107,9 @@ class _Hand:
 
     actor: Any
     task: Task | None = None
-    since: float = 0.0
+    asked: float = 0.0  # when it was asked last for how long it is silent, or given a task
+    silent: Any = None  # its answer, which is waited for
+    late: bool = False  # it was ended, since it took too long
     position: int | None = None  # the field that it looks at alone
     opening: Any = None  # what says that it has opened the pipeline; None once it has
 
@@ -118,9 +146,10 @@ class RayCrew:
         self._given_up: list[SmearError] = []  # tasks that cannot be done
         self._suspects: dict[int | str, dict[str, str]] = {}
         self._seen: Counter[int] = Counter()  # fields of a part that were looked at alone
+        self._doubts: Counter[tuple[int, str]] = Counter()
         try:
             self._hands = [_Hand(self._hire()) for _ in range(self.workers)]
-            self.ready: Ready = _got(self._hands[0].actor.ready.remote(), _PATIENCE)
+            self.ready: Ready = _ready(self._hands[0].actor.ready.remote())
             for hand in self._hands[1:]:
                 hand.opening = hand.actor.ready.remote()
         except _LostActorError as lost:
@@ -152,7 +181,7 @@ class RayCrew:
             done, _ = ray.wait([*running, *opening], num_returns=1, timeout=_LOOK)
             for future in done:
                 if future in opening:
-                    self._opened(opening[future])
+                    self._opened(opening[future], call)
                     continue
                 hand = running.pop(future)
                 try:
@@ -164,17 +193,18 @@ class RayCrew:
                 if again is not None:
                     running[again] = hand
             for hand in running.values():
-                if self._late(hand):
+                if not hand.late and self._late(hand):
+                    hand.late = True
                     ray.kill(hand.actor)  # what it does then fails, as after a crash
-                    hand.since = time.monotonic()
 
-    def _opened(self, hand: _Hand) -> None:
+    def _opened(self, hand: _Hand, call: Calls) -> None:
         """An actor has opened the pipeline, or could not: then there is one less."""
         try:
-            _got(hand.opening, _PATIENCE)
+            _ready(hand.opening)
             hand.opening = None
-        except (_LostActorError, StoreError):
+        except (_LostActorError, SmearError) as wrong:
             self._hands.remove(hand)
+            call.refused(str(wrong))
 
     def close(self) -> None:
         """Send the workers home; a cluster that was there before stays."""
@@ -187,21 +217,30 @@ class RayCrew:
         """An actor somewhere with room for it."""
         # What this process was told to import from holds for actors too, where they run on this machine.
         told = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}} if "PYTHONPATH" in os.environ else {}
-        made = ray.remote(_Actor).options(**self._needs, runtime_env=told or None, max_restarts=0)
+        made = ray.remote(_Actor).options(**self._needs, runtime_env=told or None, max_restarts=0, max_concurrency=2)
         return made.remote(self._job, __version__)
 
     def _give(self, hand: _Hand, task: Task, tasks: Tasks) -> Any:
-        hand.task, hand.since, hand.position = task, time.monotonic(), None
+        hand.task, hand.asked, hand.silent, hand.position = task, time.monotonic(), None, None
         if isinstance(task, Part) and self._tries[task.key] > 1 and self._seen[task.key] < len(task.rows):
             hand.position = self._seen[task.key]
             return hand.actor.alone.remote(task, hand.position)
         return hand.actor.do.remote(task)
 
     def _late(self, hand: _Hand) -> bool:
-        """Whether what it does takes longer than every field of it may."""
-        alone = hand.position is not None or not isinstance(hand.task, Part)
-        fields = 1 if alone or not isinstance(hand.task, Part) else len(hand.task.rows)
-        return time.monotonic() - hand.since > self._time * fields
+        """Whether it began nothing for longer than a field may take, or does not even say so."""
+        waited = time.monotonic() - hand.asked
+        if hand.silent is None:
+            if waited > min(_PULSE, self._time):
+                hand.silent, hand.asked = hand.actor.silent.remote(), time.monotonic()
+            return False
+        if not ray.wait([hand.silent], timeout=0)[0]:
+            return waited > self._time
+        with suppress(RayError):  # it is gone, which what it does will tell
+            silent = float(ray.get(hand.silent))
+            hand.silent = None
+            return silent > self._time
+        return False
 
     def _went_well(self, hand: _Hand, result: Any, tasks: Tasks, call: Calls) -> Any:
         """What an actor does next, if that is settled already."""
@@ -210,7 +249,7 @@ class RayCrew:
         if hand.position is not None and isinstance(task, Part):
             self._seen[task.key] = hand.position + 1
             if hand.position + 1 < len(task.rows):
-                hand.position, hand.since = hand.position + 1, time.monotonic()
+                hand.position, hand.asked, hand.silent = hand.position + 1, time.monotonic(), None
                 return hand.actor.alone.remote(task, hand.position)
             hand.task = hand.position = None
             tasks.again(task, replace(task, killed={**task.killed, **self._suspects.pop(task.key, {})}))
@@ -230,11 +269,19 @@ class RayCrew:
         """
         task, position = hand.task, hand.position
         assert task is not None
+        if hand.late:
+            why = f"{LIMITED}longer than {self._time:g} s"
+        ended, hand.late = not hand.late, False
         hand.task = hand.position = None
         hand.actor = self._hire()
         hand.opening = hand.actor.ready.remote()
         if isinstance(task, Part) and position is not None:
             name = task.rows[position].field.id
+            self._doubts[task.key, name] += 1
+            if ended and self._doubts[task.key, name] == 1:  # its machine may have been lost: once more
+                self._seen[task.key] = position
+                tasks.again(task, task)
+                return
             self._suspects.setdefault(task.key, {})[name] = why
             call.killed(task, name, why)
             self._seen[task.key] = position + 1
@@ -285,6 +332,14 @@ class _LostActorError(Exception):
     """An actor is gone."""
 
 
+def _ready(future: Any) -> Ready:
+    """What an actor found when it opened the pipeline; what it could not, as the error that it was."""
+    told = _got(future, _PATIENCE)
+    if not isinstance(told, Ready):
+        raise error_of(told)
+    return told
+
+
 def _got(future: Any, patience: float | None) -> Any:
     """What a call came to; our own errors come out as they went in."""
     try:
@@ -295,15 +350,9 @@ def _got(future: Any, patience: float | None) -> Any:
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, SmearError):
-            raise type(cause)(cause.problem, where=cause.where, remedy=cause.remedy) from error
+            raise error_of(told_of(cause)) from error
         raise _LostActorError(f"broke the program: {type(cause).__name__}: {cause}") from error
     except RayActorError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, SmearError):
-            raise cause from error
-        said = str(error)
-        if "StoreError" in said or "ConfigError" in said or "BundleError" in said or "MissingExtra" in said:
-            raise StoreError(said.strip().splitlines()[-1], remedy="see the error above") from error
         raise _LostActorError("ended the process that read it") from error
     except RayError as error:
         raise _LostActorError(f"was lost: {type(error).__name__}") from error

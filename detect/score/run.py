@@ -46,6 +46,7 @@ class Outcome:
     called: tuple[Called, ...] = ()
     synthetic: tuple[str, ...] = ()
     not_asked: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()  # rows of the manifest that name no slide of this run
 
     @property
     def fields_ok(self) -> int:
@@ -182,7 +183,8 @@ class _Leader:
             record.check_bundles(self.opened, self.begun, out)
         self.workers = workers_of(settings)
         self.engine = engine_of(settings, self.workers, self.opened.detector, self.begun)
-        job = Job(self.found.root, out, settings, self.engine, known, links, len(self.found.fields))
+        bundles = {b.card.name: b.hash for b in self.opened.bundles}
+        job = Job(self.found.root, out, settings, self.engine, known, links, len(self.found.fields), bundles)
         self.patterns = Patterns(self.opened, self.engine, fab=settings.pipeline.fab)
         self.crew = crew(job, self.workers, settings)
         self.ready: Ready = self.crew.ready
@@ -298,6 +300,10 @@ class _Leader:
         self.blamed.setdefault(part.number, {})[field] = reason
         self._note("killed", part=part.number, field=field, reason=reason)
 
+    def refused(self, why: str) -> None:
+        """See `engine.Calls.refused`."""
+        self._note("refused", reason=why)
+
     def progress(self, fields: int) -> None:
         """See `engine.Calls.progress`."""
         if fields:
@@ -335,13 +341,15 @@ class _Leader:
                 },
                 "fields_per_second": round(fresh / scoring, 2),
                 "scales": {name: record.told(self.looked[name]) for name in sorted(self.looked)},
-                "workers": self.workers,
+                "workers": self.crew.workers,
                 **record.machine(),
             }
         )
         self._note("finished", fields=dict(came.fields))
         self.sink.finish(self.done)
-        told = came.called, tuple(self.opened.drawn), self.ready.unreached
+        slides = {row.field.slide for row in self.plan.rows}
+        unknown = () if self.only else tuple(sorted(set(self.known.slides) - slides))
+        told = came.called, tuple(self.opened.drawn), self.ready.unreached, unknown
         return Outcome(self.out, came.slides, came.fields, seconds, found.others, self.engine, *told)
 
     def _check_parts(self) -> None:

@@ -11,14 +11,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import cv2
 
 from detect.detectors.scale import looked_at
-from detect.errors import ImageError
+from detect.errors import ImageError, StoreError
 from detect.images import wholeslide
 from detect.images.decode import Shrink
 from detect.images.magnification import given
@@ -45,6 +45,7 @@ class Job:
     Attributes:
         root, out: the input folder and the run folder. links: the URLs that they are copies of.
         files: how many there are at least, so that workers for them can be opened side by side.
+        bundles: hashes of the pipeline's bundles by their names, as whoever leads has opened them.
     """
 
     root: Path
@@ -54,6 +55,7 @@ class Job:
     manifest: Manifest
     links: Links = NOWHERE
     files: int = 0
+    bundles: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,10 @@ def opened(job: Job) -> Pipeline:
     """The pipeline that a job asks for."""
     settings = job.settings
     bundles = open_pipeline(settings.pipeline)
+    for bundle in bundles.bundles:
+        if job.bundles.get(bundle.card.name, bundle.hash) != bundle.hash:
+            what = f"the bundle {bundle.card.name} is another one here than where the run is led"
+            raise StoreError(what, where=str(bundle.path), remedy="have the same bundles on every machine")
     return Pipeline(bundles, job.engine, min_score=settings.min_score, thresholds=settings.thresholds)
 
 

@@ -73,6 +73,9 @@ def spoilt(home: Path, marks: dict[str, bytes]) -> Path:
         pytest.param(b"HANGS", ("--time-limit", "6"), "took longer than 6 s", marks=pytest.mark.long),
         pytest.param(b"EATS", ("--memory-limit", "2500"), "took more than 2500 MiB", marks=pytest.mark.long),
         pytest.param(b"BREAKS", (), "RuntimeError: a fault of ours", marks=pytest.mark.long),
+        pytest.param(
+            b"HANGS", ("--engine", "ray", "--time-limit", "6"), "took longer than 6 s", marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_field_that_ends_its_worker_is_a_row(

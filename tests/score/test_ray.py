@@ -17,6 +17,17 @@ from tests.cli.command import SCRIPT, smear
 from tests.score.test_resume import SMALL, events, results
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+
+from detect import __version__
+from detect.errors import StoreError
+from detect.pipeline.settings import load_pipeline
+from detect.runtime.base import EngineSettings
+from detect.score import ray as room
+from detect.score.engine import error_of
+from detect.score.manifest import NONE
+from detect.score.settings import ScoreSettings
+from detect.score.work import Job, Ready
+
 pytestmark = pytest.mark.long
 
 # Two nodes of one core each, on this machine; prints the address, then ends a node when told to.
@@ -79,6 +90,21 @@ def test_no_cluster_there_is_said(night: Path, tmp_path: Path) -> None:
     assert answer.code == 2
     assert "no Ray cluster" in answer.err
     assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("version", "bundles", "words"),
+    [("0.0.1", {}, "this one has 0.0.1"), (__version__, {"cells-robust": "0" * 64}, "is another one here")],
+)
+def test_a_machine_that_would_answer_otherwise_says_so(
+    night: Path, tmp_path: Path, version: str, bundles: dict[str, str], words: str
+) -> None:
+    settings = ScoreSettings(pipeline=load_pipeline("default"), scale="fit")
+    job = Job(night, tmp_path, settings, EngineSettings(threads=1), NONE, bundles=bundles)
+    told = room._Actor(job, version).ready()
+    assert not isinstance(told, Ready)
+    assert isinstance(error_of(told), StoreError)
+    assert words in str(error_of(told))
 
 
 def wait_for(out: Path, parts: int, run: subprocess.Popen[str]) -> None:

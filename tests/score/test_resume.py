@@ -245,9 +245,13 @@ def test_a_slide_ends_when_enough_is_counted(night: Path, whole: Path, tmp_path:
 
 def test_what_the_lab_knows_reaches_every_table(night: Path, tmp_path: Path, table: Table) -> None:
     known = tmp_path / "slides.csv"
-    known.write_text("slide,patient,specimen,stain,scale\nslide-a,P1,blood,MGG,0.1\nslide-b,P1,marrow,,\n")
+    known.write_text(
+        "slide,patient,specimen,stain,scale\nslide-a,P1,blood,MGG,0.1\nslide-b,P1,marrow,,\nslide-z,P2,,,\n"
+    )
     out = tmp_path / "out"
-    assert inside("score", night, "--out", out, "--manifest", known).code == 0
+    done = inside("score", night, "--out", out, "--manifest", known)
+    assert done.code == 0
+    assert "rows of the manifest that name no slide here: slide-z" in done.out
     told = {"slide-a": ("P1", "blood", "MGG"), "slide-b": ("P1", "marrow", None), "slide-c": (None, None, None)}
     tables = [table(out, "cells"), table(out, "fields"), pq.read_table(out / "slides.parquet").to_pylist()]
     for rows in tables:
