@@ -253,14 +253,22 @@ def familiar(
     return Familiar(model, **familiarity.learnt_cells(model, told, learnt, settings)).eval(), distances
 
 
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the members of ensembles lie, fitted once for all rules."""
+    return tmp_path_factory.mktemp("members")
+
+
 @pytest.mark.parametrize("rule", ["majority", "mean", "weighted", "stacking"])
-def test_an_ensemble_is_a_graph_too(task: Task, network: Path, tmp_path: Path, rule: str) -> None:
-    forest = tmp_path / "forest.yaml"
-    forest.write_text(yaml.safe_dump({"features": [{"handmade": ["colour"]}], "head": {"name": "decision-tree"}}))
-    other = tmp_path / "other.yaml"
-    other.write_text(yaml.safe_dump(SMALL | {"network": "ten-layers"}))
-    settings = recipe(EnsembleSettings, **CROP | {"members": [str(network), str(forest), str(other)], "rule": rule})
-    made = fit.fit(settings, task, tmp_path / "out")
+def test_an_ensemble_is_a_graph_too(task: Task, members: Path, tmp_path: Path, rule: str) -> None:
+    tree = {"features": [{"handmade": ["colour"]}], "head": {"name": "decision-tree"}}
+    rows = {
+        "net": recipe(ClassifierSettings, **SMALL | CROP | {"network": "smallnet"}),
+        "tree": recipe(HybridSettings, **CROP | tree),
+        "other": recipe(ClassifierSettings, **SMALL | CROP | {"network": "ten-layers"}),
+    }
+    settings = recipe(EnsembleSettings, **CROP | {"members": list(rows), "rule": rule})
+    made = fit.fit(settings, replace(task, rows=rows, home=members), tmp_path / "out")
     dev = keep(task.dev, TYPES, settings)
     scores = fit.answers_of(made.model, made.told, dev, 48, 0.1)
     assert (scores.argmax(axis=1) == dev.labels).mean() > 0.6

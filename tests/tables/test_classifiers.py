@@ -43,13 +43,17 @@ VALUES: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> list[TypedCell]:
-    cells = typed_cells(tmp_path, 30)
-    monkeypatch.setattr(legs_room, "load_typed", lambda *_, **__: cells)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[TypedCell]:
+    return typed_cells(tmp_path_factory.mktemp("typed"), 30)
+
+
+@pytest.fixture
+def _known(drawn: list[TypedCell], monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    """The cells that a table is of."""
+    monkeypatch.setattr(legs_room, "load_typed", lambda *_, **__: drawn)
     monkeypatch.setattr(legs_room, "load_card", lambda name: name)
     monkeypatch.setattr("detect.classify.learn.cores", lambda: 1)
-    return cells
 
 
 def write(path: Path, **changes: Any) -> str:
@@ -57,6 +61,7 @@ def write(path: Path, **changes: Any) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("_known")
 def test_every_row_stands_beside_what_a_leak_makes_of_it(tmp_path: Path) -> None:
     out, said = tmp_path / "out", []
     room.classifier_table(write(tmp_path / "c.yaml"), out, say=said.append)
@@ -81,6 +86,7 @@ def test_every_row_stands_beside_what_a_leak_makes_of_it(tmp_path: Path) -> None
         room.classifier_table(str(tmp_path / "c.yaml"), out, only=["tree"], say=said.append)
 
 
+@pytest.mark.usefixtures("_known")
 def test_hours_count_a_network_once_whoever_else_takes_it(tmp_path: Path) -> None:
     net = {"network": "smallnet", "epochs": 3}
     hybrid = {"features": [{"network": "net"}], "views": 1, "head": {"name": "decision-tree"}}

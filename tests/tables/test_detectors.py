@@ -71,6 +71,12 @@ def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
     return home, answer.out.splitlines()
 
 
+@pytest.fixture
+def copied(made: tuple[Path, list[str]], tmp_path: Path) -> tuple[str, Path]:
+    """The table's settings, and a copy of it to change."""
+    return str(made[0] / "t.yaml"), shutil.copytree(made[0] / "out", tmp_path / "out")
+
+
 def test_every_figure_is_that_of_its_evaluation(made: tuple[Path, list[str]]) -> None:
     out = made[0] / "out"
     told = json.loads((out / "detectors.json").read_text())
@@ -102,35 +108,36 @@ def test_every_figure_is_that_of_its_evaluation(made: tuple[Path, list[str]]) ->
 
 
 def test_rows_that_are_done_are_taken_and_what_changed_is_made_anew(
-    made: tuple[Path, list[str]], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    copied: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, _ = made
-    out, said = home / "out", []
+    config, out = copied
+    said: list[str] = []
     before = {p: p.stat().st_mtime_ns for p in out.glob("models/*/*/bundle/*")}
     assert before
-    room.detector_table(str(home / "t.yaml"), out, say=said.append)
+    room.detector_table(config, out, say=said.append)
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert not any("seed" in s or "timing" in s for s in said)
     monkeypatch.setattr(trained, "train", lambda *_, **__: pytest.fail("nothing is to be trained"))
     real = keys.training_key
     monkeypatch.setattr(keys, "training_key", lambda *a, **named: real(*a, **named) | {"code": "another"})
-    kept = room.detector_table(str(home / "t.yaml"), out, keep_stale=True, say=said.append)
+    kept = room.detector_table(config, out, keep_stale=True, say=said.append)
     assert set(kept.lines) == {"YOLO", "classical"}
     told = json.loads((out / "detectors.json").read_text())["rows"]
     assert told["YOLO"]["converged"] == "no: not ranked; kept though its code changed"
-    others = room.detector_table(str(home / "t.yaml"), out, only=["classical"], say=said.append)
+    others = room.detector_table(config, out, only=["classical"], say=said.append)
     assert set(others.lines) == {"classical"}  # nothing is made that was not asked for
     with pytest.raises(pytest.fail.Exception, match="nothing is to be trained"):
-        room.detector_table(str(home / "t.yaml"), out, say=said.append)
+        room.detector_table(config, out, say=said.append)
     assert any("made anew, its code changed" in s for s in said)
 
 
 def test_rows_stand_by_their_figures_when_their_bundles_are_gone(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, out, said = str(table_of(tiny, tmp_path / "t.yaml")), tmp_path / "out", []
-    first = room.detector_table(config, out, say=said.append)
+    config, out = copied
+    said: list[str] = []
     monkeypatch.setattr(trained, "train", lambda *_, **__: pytest.fail("trained anew"))
+    first = room.detector_table(config, out, say=said.append)
     for kind in ("bundle", "run"):
         for path in list(out.glob(f"models/*/*/{kind}")):
             shutil.rmtree(path)
