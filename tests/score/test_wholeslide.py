@@ -67,11 +67,11 @@ def write_pyramid(path: Path, pixels: Image) -> None:
 
 @pytest.fixture(scope="module")
 def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one slide: cells side by side in three of its six tiles, one piled up, two empty."""
+    """A folder with one slide: cells side by side in two of its six tiles, one piled up, three empty."""
     folder = tmp_path_factory.mktemp("pyramid") / "in"
     folder.mkdir()
     empty = np.full((TILE, TILE, 3), GROUND, np.uint8)
-    rows = [[side_by_side(1), side_by_side(2), empty], [empty, piled_up(3), side_by_side(4)]]
+    rows = [[side_by_side(1), empty, empty], [empty, piled_up(3), side_by_side(4)]]
     write_pyramid(folder / "slide.tif", np.vstack([np.hstack(row) for row in rows]))
     return folder
 
@@ -87,7 +87,7 @@ def scored(pyramid: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_only_regions_with_cells_side_by_side_are_fields(pyramid: Path) -> None:
     fields = wholeslide.expand(scan(pyramid)).fields
-    assert [f.region for f in fields] == [(0, 0, 2048, 2048), (2048, 0, 4096, 2048), (4096, 2048, 6144, 4096)]
+    assert [f.region for f in fields] == [(0, 0, 2048, 2048), (4096, 2048, 6144, 4096)]
     assert {f.slide for f in fields} == {"slide.tif"}
     slide = wholeslide.WholeSlide(pyramid / "slide.tif")
     assert (slide.width, slide.height) == (6144, 4096)
@@ -120,7 +120,7 @@ def test_cells_of_the_slide_are_those_of_its_fields(pyramid: Path, scored: Path,
         if a - edge <= (x0 + x1) / 2 < c + edge and b - edge <= (y0 + y1) / 2 < d + edge:
             expected.append((field.id, cell["label"], x0, y0, x1, y1))
     found = [(c["field"], c["label"], c["x0"], c["y0"], c["x1"], c["y1"]) for c in table(scored, "cells")]
-    assert len(found) > 300
+    assert len(found) > 200
     assert [f[:2] for f in found] == [e[:2] for e in expected]
     assert np.allclose([f[2:] for f in found], [e[2:] for e in expected], atol=0.01)
     assert {f[1] for f in found} >= {"WBC", "RBC"}
@@ -174,7 +174,7 @@ def test_its_scale_comes_from_the_file_and_is_checked(scored: Path, table: Table
     assert told["how"] == "mpp"
     assert told["um_per_px"] == pytest.approx(MPP, rel=0.01)
     rows = table(scored, "fields")
-    assert [(r["x"] >= 0, r["status"]) for r in rows] == [(True, "ok")] * 3
+    assert [(r["x"] >= 0, r["status"]) for r in rows] == [(True, "ok")] * 2
     assert (scored / "report" / "index.html").stat().st_size > 50_000
 
 
@@ -262,5 +262,5 @@ def test_a_slide_in_one_file_is_watched(pyramid: Path, tmp_path: Path) -> None:
     words = ("watch", scanner, "--out", tmp_path / "runs", "--mark", "done", "--every", "0.1", "--once")
     answer = inside(*words)
     assert answer.code == 0, answer.err
-    assert answer.out.startswith("slide.svs: 3 fields")
+    assert answer.out.startswith("slide.svs: 2 fields")
     assert inside(*words).out == ""
