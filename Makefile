@@ -7,8 +7,10 @@
 PYTHON ?= python3
 SLIDES ?=
 PORT ?= 8080
-# Processes that run tests: a core for each.
-WORKERS ?= 2
+# Processes that run tests: one more than cores, since many wait for what they started; kills and floods a core each.
+WORKERS ?= 3
+LONG_WORKERS ?= 2
+SHARED_OUT = --dist loadfile --no-loadscope-reorder
 OUT ?=
 PIP_FLAGS = --quiet --disable-pip-version-check --no-input
 
@@ -30,7 +32,7 @@ web: .venv-core/web
 test: lint types imports tests minimal
 
 test-long: .venv/installed .venv-core/installed
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m long -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m long -n $(LONG_WORKERS) $(SHARED_OUT) --durations=15
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -43,7 +45,7 @@ imports: .venv/installed
 	.venv/bin/lint-imports
 
 tests: .venv/installed
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not long" -n $(WORKERS) $(SHARED_OUT) --durations=15
 
 # The core alone, with no torch near it, must score a field.
 minimal: .venv-core/installed
