@@ -70,7 +70,7 @@ def served(wrong: tuple[Path, int]) -> Iterator[str]:
         yield url
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.communicate(timeout=60)  # reads on: who writes to a full pipe waits
 
 
 def edit(app: str, cell: Callable[[], dict[str, Any]], before: dict[str, Any], picture: Path) -> None:
