@@ -136,7 +136,7 @@ def _unpacked(name: str, file: BinaryIO, room: _Room, settings: WebSettings) -> 
     _check_directory(name, file, settings)
     try:
         packed = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:  # the last: unknown packings
         raise RefusedError(f"damaged zip: {error}", where=name, remedy="make the zip again") from error
     with packed:
         for member in packed.infolist():
