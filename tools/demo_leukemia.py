@@ -60,6 +60,7 @@ AREA_UM2 = 800_000.0  # of a test slide: a healthy one has 0.6 to 3.5 white cell
 ERROR = 0.02  # of the sets of likely types: three nodes in a row, each of which may stop a cell
 EVEN = (6.0, 12.0)  # white cells in 10,000 um2 of the slides that classifiers learn from
 HARD = ("Myeloblast", "FAB L1", "FAB L2", "FAB L3")  # three questions are asked of these
+BLAST_PX = 128  # a side of a crop: the outline of its nucleus tells an L2 from a myeloblast
 BLASTS = 3.0  # of each of them there are so many for one of any other type
 LEARN_UM2, LEARN_PX, LEARN_NONE = 400_000.0, 5.0, (3.5, 5.0)  # a slide model learns from full slides, healthy ones too
 
@@ -117,9 +118,13 @@ def classifier(out: Path, question: str, slides: Path, epochs: int) -> Path:
     bundle = out / name / "bundle"
     changed: dict[str, Any] = {"routed_from": list(ask), "epochs": epochs}
     if question != "white":
+        changed["image_size"] = BLAST_PX
         # What is lymphoid about three kinds at once is hard to find for a network that is told no more than that (its
-        # macro F1 on dev was 0.62 after five epochs): it begins with one that tells them all.
-        asked = {"routed_from": list(QUESTIONS["lineage"][1]), "epochs": 2 * epochs}
+        # macro F1 on dev was 0.62 after five epochs): it begins with one that tells them all, and that with one that
+        # knows white cells.
+        white = out / QUESTIONS["white"][0] / "run" / "weights.safetensors"
+        asked = {"routed_from": list(QUESTIONS["lineage"][1]), "epochs": 2 * epochs, "image_size": BLAST_PX}
+        asked |= {"pretrained": str(white)}
         begun = trained(out, "kinds-of-blasts", slides, "kinds", asked)
         changed |= {"pretrained": str(begun / "weights.safetensors"), "epochs": epochs // 2}
     run = trained(out, name, slides, question, changed)

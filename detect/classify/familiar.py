@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.covariance import ledoit_wolf_shrinkage
 
 from detect.classify.answerers import measured_of, seen, takes_measured
 from detect.classify.bundled import BATCH
@@ -20,6 +19,8 @@ def learnt_cells(
     model: torch.nn.Module, told: Mapping[str, Any], cells: Cells, settings: CropSettings
 ) -> dict[str, torch.Tensor]:
     """What `Familiar` knows of the cells that were learnt."""
+    from sklearn.covariance import ledoit_wolf_shrinkage  # it takes seconds, and most who are here do not come so far
+
     features = _features(model, told, cells, settings)
     means = np.stack([features[cells.labels == t].mean(axis=0) for t in range(len(cells.types))])
     away = features - means[cells.labels]

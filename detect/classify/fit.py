@@ -169,7 +169,9 @@ def _hybrid(settings: HybridSettings, task: Task, out: Path) -> Fitted:
         spared += saved
     steps, fused = _fuse([k for k, _ in kinds], settings)
     choice, chosen = _choose(fused, labels, len(cells), settings, task.where)
-    head = heads.fit(settings.head.name, settings.head.args, chosen, labels, settings.seed, task.where)
+    from detect.classify import fitted_heads
+
+    head = fitted_heads.fit(settings.head.name, settings.head.args, chosen, labels, settings.seed, task.where)
     widths = [int(k.shape[1]) if measured else 0 for k, measured in kinds]
     description = {"kind": "hybrid", "bodies": told, "kinds": widths, "handmade": names, "head": settings.head.name}
     about = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detect import assets
 from detect.bundles.folder import open_bundle
-from detect.classify import heads, networks
+from detect.classify import networks
 from detect.classify.settings import (
     ClassifierSettings,
     CropSettings,
@@ -81,7 +81,9 @@ def _check_part(
 
 
 def _check_hybrid(recipe: HybridSettings, where: str) -> tuple[str, ...]:
-    heads.made(recipe.head.name, recipe.head.args, recipe.seed, where)
+    from detect.classify import fitted_heads
+
+    fitted_heads.made(recipe.head.name, recipe.head.args, recipe.seed, where)
     _check_files(False, recipe.detected_by, where)
     names: list[str] = []
     for kind in recipe.features:

@@ -139,7 +139,7 @@ class Selection(Settings):
 
 
 class HeadSettings(Settings):
-    """The head of a hybrid: a name of `classify.heads.HEADS` and its arguments, by their names in scikit-learn."""
+    """The head of a hybrid: a name of `fitted_heads.HEADS` and its arguments, by their names in scikit-learn."""
 
     name: str
     args: dict[str, Any] = {}

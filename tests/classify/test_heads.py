@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -15,7 +17,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from torch.nn import functional  # noqa: E402
 
-from detect.classify.heads import HEADS, fit, rebuild  # noqa: E402
+from detect.classify.fitted_heads import HEADS, fit  # noqa: E402
+from detect.classify.heads import MODULES, rebuild  # noqa: E402
 from detect.classify.losses import focal, loss_of, tversky, weights_of  # noqa: E402
 from detect.classify.select import agree, gain_ratio, mrmr, scores, select  # noqa: E402
 from detect.classify.settings import ClassifierSettings, Selection  # noqa: E402
@@ -28,6 +31,22 @@ def cells(types: int, seed: int = 1, n: int = 240) -> Made:
     """Features and types."""
     x, y = make_classification(n, 16, n_informative=8, n_classes=types, random_state=seed)
     return x.astype(np.float32), y
+
+
+def test_every_head_that_is_fitted_has_what_runs_it() -> None:
+    assert list(MODULES) == list(HEADS)
+
+
+def test_a_network_of_ours_is_trained_without_the_libraries_of_other_models() -> None:
+    code = """
+import sys
+import detect.classify.train
+from detect.classify import networks
+networks.build("smallnet", 3, 32)
+print([m for m in ("sklearn", "timm", "torchvision", "ultralytics") if m in sys.modules])
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("types", [2, 3, 5])

@@ -20,7 +20,7 @@ from detect.evaluate.intervals import Interval
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from detect.classify import legs as legs_room  # noqa: E402
-from detect.classify.heads import HEADS  # noqa: E402
+from detect.classify.fitted_heads import HEADS  # noqa: E402
 from detect.classify.networks import NETWORKS  # noqa: E402
 from detect.classify.recipes import recipes_of  # noqa: E402
 from detect.classify.settings import EnsembleSettings, Selection  # noqa: E402

@@ -15,9 +15,7 @@ from typing import Any, Literal
 from detect.errors import ConfigError, MissingExtraError
 
 try:
-    import timm
     import torch
-    import torchvision
     from safetensors.torch import load_file
     from torch import nn
 except ImportError:
@@ -191,19 +189,27 @@ def _body(row: Network, image_size: int, download: bool) -> tuple[nn.Module, tup
     """A network without its head, and how its pixels are scaled."""
     if row.source == "timm":
         sized = {"img_size": image_size} if row.sized else {}
-        model = timm.create_model(row.name, pretrained=download, num_classes=0, **sized)
+        model = _library("timm").create_model(row.name, pretrained=download, num_classes=0, **sized)
         told: Mapping[str, Any] = model.pretrained_cfg
         return model, tuple(told["mean"]), tuple(told["std"])
     if row.source == "torchvision":
-        weights = "DEFAULT" if download else None
+        models, weights = _library("torchvision.models"), "DEFAULT" if download else None
         if row.name == "googlenet":
             # Its published weights want pixels from -1 to 1; the library would scale them once more for that.
-            model = torchvision.models.googlenet(weights=weights, aux_logits=download, init_weights=not download)
+            model = models.googlenet(weights=weights, aux_logits=download, init_weights=not download)
             model.transform_input = False
             return _googlenet(model), _HALF, _HALF
-        model = getattr(torchvision.models, row.name)(weights=weights)
+        model = getattr(models, row.name)(weights=weights)
         return _HEADLESS[row.name](model), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return getattr(import_module(row.source), row.name)(), _HALF, _HALF
+
+
+def _library(name: str) -> Any:
+    """A library of networks, imported when one of its own is built: it takes longer than most that is asked here."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise MissingExtraError("the zoo of networks", "train") from None
 
 
 def _without(attribute: str) -> Callable[[nn.Module], nn.Module]:
@@ -254,7 +260,7 @@ def _start_from(model: Classifier, path: Path, where: str) -> None:
     named = {k.removeprefix("body."): v for k, v in given.items() if not k.startswith(("head.", "first."))}
     if "pos_embed" in own and "pos_embed" in named and own["pos_embed"].shape != named["pos_embed"].shape:
         side = model.body.patch_embed.grid_size
-        named["pos_embed"] = timm.layers.resample_abs_pos_embed(named["pos_embed"], side)
+        named["pos_embed"] = _library("timm.layers").resample_abs_pos_embed(named["pos_embed"], side)
     fitting = {k: v for k, v in named.items() if k in own and v.shape == own[k].shape}
     missing = [k for k in own if k not in fitting]
     share = sum(own[k].numel() for k in fitting) / max(1, sum(v.numel() for v in own.values()))
