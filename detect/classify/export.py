@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,25 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from detect.bundles.card import GRAPH, WEIGHTS, Calibration, Card, ClassifierGraph, Familiarity, Metric, Training
+from detect.bundles.card import GRAPH, WEIGHTS, Card, ClassifierGraph, Familiarity, Training
 from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
 from detect.bundles.folder import Bundle, with_files, write_card
 from detect.classify.answerers import FAMILIAR, Blind, Familiar, measured_of, rebuild
 from detect.classify.bundled import ERROR, BundleClassifier, sees_pixels, softmax
 from detect.classify.cells import keep
 from detect.classify.familiar import learnt_cells
+from detect.classify.figures import calibration_of, metrics, raw_scores
 from detect.classify.fit import ARCHITECTURE, parameters
 from detect.classify.learn import state_of, write_weights
 from detect.classify.settings import load_recipe
 from detect.config import load_yaml
 from detect.data.splits import cells_of, read_split
-from detect.data.typed import TypedCell, load_typed
+from detect.data.typed import load_typed
 from detect.detectors.train import kept_cards, leak_warning
-from detect.errors import DataError
 from detect.evaluate import conformal
 from detect.evaluate.classification import ClassificationReport, measure
 from detect.evaluate.decide import temperature
 from detect.formats.tally import Tally
-from detect.images import decode
 from detect.taxonomy import taxonomy
 
 
@@ -100,20 +99,6 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
     return report
 
 
-_KEPT = 200  # calibration cells of a type on a card: of more, so many quantiles
-
-
-def calibration_of(
-    types: Sequence[str], probabilities: NDArray[np.float32], truth: NDArray[np.int64], on: str
-) -> Calibration:
-    """What a card keeps of the cells that sets of likely types are calibrated on."""
-    strange = conformal.strangeness(probabilities, truth, len(types))
-    kept = [s if len(s) <= _KEPT else np.quantile(s, np.linspace(0, 1, _KEPT)) for s in strange]
-    return Calibration(
-        strange={t: tuple(float(f"{v:.4g}") for v in s) for t, s in zip(types, kept, strict=True)}, on=on
-    )
-
-
 def write_graph(model: torch.nn.Module, told: Mapping[str, Any], size: int, path: Path) -> None:
     """Inputs `crops`, where the model looks at pixels, and `measured`, where it takes those; outputs `scores` and,
     where it tells, `distance`."""
@@ -170,50 +155,3 @@ def _pool(inside: int, outside: int) -> NDArray[np.float32]:
         start, end = i * inside // outside, -(-(i + 1) * inside // outside)
         out[i, start:end] = 1 / (end - start)
     return out
-
-
-def raw_scores(
-    classifier: BundleClassifier, cells: Sequence[TypedCell]
-) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]:
-    """Scores before the temperature, float64 (n, types); distances, float32 (n,); and the true types, int64 (n,)."""
-    unknown = sorted({c.type for c in cells} - set(classifier.classes.names))
-    if unknown:
-        raise DataError(f"cells of types that the bundle does not know: {unknown}", remedy="use the bundle's own split")
-    crops = [classifier.cut(classifier.ready(decode.read(c.path)), c.box, c.outline) for c in cells]
-    scores, distances = classifier.told(crops)
-    return scores.astype(np.float64), distances, np.array([classifier.classes.index(c.type) for c in cells], np.int64)
-
-
-def metrics(
-    report: ClassificationReport, data: str, split: str, part: str, command: str, *, fields: int, fitted: bool = False
-) -> tuple[Metric, ...]:
-    """The figures of a report, fit for a card.
-
-    Args:
-        fields: how many the cells are of. fitted: the temperature and the sets were fitted on these very cells, so
-            that what they come to there is not told.
-    """
-    named = {"macro F1": report.macro_f1, "balanced accuracy": report.balanced_accuracy, "accuracy": report.accuracy}
-    named |= {f"F1 {name}": v for name, v in report.f1.items()}
-    named |= {"ROC AUC": report.macro["ROC AUC"]}
-    if not fitted:
-        named |= {"calibration error": report.ece, "answered": report.answered}
-        named |= {"accuracy of answered": report.accuracy_answered, "type among those held likely": report.covered}
-        named |= {"unfamiliar": report.unfamiliar}
-    return tuple(
-        Metric(
-            name=name,
-            value=round(v.value, 4),
-            low=round(v.low, 4),
-            high=round(v.high, 4),
-            data=data,
-            split=split,
-            part=part,
-            n_fields=fields,
-            n_groups=report.n_groups,
-            n_cells=report.n_cells,
-            command=command,
-        )
-        for name, v in named.items()
-        if v.value == v.value
-    )

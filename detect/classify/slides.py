@@ -19,7 +19,7 @@ from detect.bundles.draft import INTENDED_USE, Description, check_folder, prepar
 from detect.bundles.folder import Bundle, write_card
 from detect.classify.bags import Bag, Slides, SlideSettings
 from detect.classify.bundled import ERROR, softmax
-from detect.classify.export import calibration_of, metrics
+from detect.classify.figures import calibration_of, metrics
 from detect.classify.learn import state_of, write_weights
 from detect.errors import DataError
 from detect.evaluate import conformal

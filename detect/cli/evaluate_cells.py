@@ -33,7 +33,7 @@ def classifier(
 
     from detect.bundles.folder import add_metrics, open_bundle
     from detect.classify.bundled import BundleClassifier, softmax
-    from detect.classify.export import metrics, raw_scores
+    from detect.classify.figures import metrics, raw_scores
     from detect.data.cards import load_card
     from detect.data.splits import cells_of, read_split
     from detect.data.typed import load_typed
@@ -151,7 +151,7 @@ def coverage(
     """How often the set of likely types holds a cell's own: calibrated on half of the groups, counted on the other."""
     from detect.bundles.folder import open_bundle
     from detect.classify.bundled import BundleClassifier, softmax
-    from detect.classify.export import raw_scores
+    from detect.classify.figures import raw_scores
     from detect.data.cards import load_card
     from detect.data.splits import cells_of, read_split
     from detect.data.typed import load_typed

@@ -47,7 +47,7 @@ def test_a_rare_type_that_is_mostly_missed_is_covered_too(n: int) -> None:
 
 def test_very_sure_models_keep_their_cells() -> None:
     """Through a card, whose numbers are written with few digits."""
-    from detect.classify.export import calibration_of
+    from detect.classify.figures import calibration_of
 
     rng = np.random.default_rng(2)
     told = np.zeros((400, 2), np.float32)
