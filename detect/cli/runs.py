@@ -1,4 +1,4 @@
-"""`smear runs`: how far a run is, runs made one, cells for other programs."""
+"""`smear runs`: how far a run is, runs made one, cells for other programs, what the tables hold."""
 
 from __future__ import annotations
 
@@ -76,6 +76,27 @@ def export(
     target = out or run / EXPORTS[to]
     count = write(run, target)
     console.print(f"{count} cells: {target}", soft_wrap=True)
+
+
+@app.command()
+def schema(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """What the tables of a run hold: every column with its type, its unit and what it says."""
+    from detect.score.schema import TABLES, about
+
+    told = {
+        name: {
+            "about": about(table),
+            "columns": [{"name": c.name, "type": str(c.type), "about": about(c)} for c in table],
+        }
+        for name, table in TABLES.items()
+    }
+    if as_json:
+        console.print(json.dumps(told, indent=1), soft_wrap=True, highlight=False, markup=False)
+        return
+    for name, table in TABLES.items():
+        console.print(f"{name}: {about(table)}", style="bold", soft_wrap=True)
+        for column in table:
+            console.print(f"  {column.name} ({column.type}): {about(column)}", soft_wrap=True, markup=False)
 
 
 def _span(seconds: float) -> str:

@@ -20,6 +20,7 @@ from detect.images.quality import FLAGS as PICTURE
 from detect.pipeline.route import UNFAMILIAR
 from detect.score import manifest, overlaps
 from detect.score.manifest import Manifest
+from detect.score.schema import SLIDES
 from detect.score.store import UNSURE_SCALE, Store, write_bytes, write_table
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 
@@ -182,30 +183,9 @@ def write(slides: Iterable[Slide], out: Path, trained_on: str = "real", known: M
     rows = [_row(s, line) | {"trained_on": trained_on} for s in slides for line in (*s.differential, *s.beside)]
     told = known.columns(str(row["slide"]) for row in rows)
     rows = [row | {name: values[i] for name, values in told.items()} for i, row in enumerate(rows)]
-    schema = pa.schema(
-        [
-            ("slide", pa.string()),
-            ("cell", pa.string()),
-            ("count", pa.int64()),
-            ("share", pa.float64()),
-            ("low", pa.float64()),
-            ("high", pa.float64()),
-            ("white_cells_counted", pa.int64()),
-            ("fields_ok", pa.int64()),
-            ("fields_failed", pa.int64()),
-            ("fields_skipped", pa.int64()),
-            ("fields_blurred", pa.int64()),
-            ("cells_repeated", pa.int64()),
-            ("red_cell_px", pa.float64()),
-            ("scale_spread", pa.float64()),
-            ("scale_unsure", pa.bool_()),
-            ("trained_on", pa.string()),
-            *((name, pa.string()) for name in manifest.COLUMNS),
-        ]
-    )
-    write_table(pa.Table.from_pylist(rows, schema=schema), out / "slides.parquet")
-    lines = [",".join(schema.names)]
-    lines += [",".join(_text(row[name]) for name in schema.names) for row in rows]
+    write_table(pa.Table.from_pylist(rows, schema=SLIDES), out / "slides.parquet")
+    lines = [",".join(SLIDES.names)]
+    lines += [",".join(_text(row[name]) for name in SLIDES.names) for row in rows]
     write_bytes(("\n".join(lines) + "\n").encode(), out / "slides.csv")
 
 

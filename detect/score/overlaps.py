@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from detect import geometry
 from detect.images import wholeslide
+from detect.score import schema
 from detect.score.store import REPEATS, Store, write_table
 
 _NEAR = 0.08  # red cell diameters that two sights of a triple may differ by
@@ -35,16 +36,6 @@ _FEWEST, _SHARE = 6, 0.7  # cells that have to meet, at least, and as a part of 
 _SAME = 0.5  # least IoU, within the shared stretch, of two sights of one cell
 
 Floats = NDArray[np.float32]
-
-SCHEMA = pa.schema(
-    [
-        ("slide", pa.string()),
-        ("field", pa.string()),
-        ("cell", pa.int32()),
-        ("same_field", pa.string()),
-        ("same_cell", pa.int32()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -312,8 +303,8 @@ def _deep(boxes: Floats, shared: Floats, diameter: float) -> NDArray[np.bool_]:
 
 def write(found: Sequence[Sighting], out: Path) -> None:
     """`repeats.parquet`: a row for each cell that is counted elsewhere."""
-    columns = {name: [getattr(one, name) for one in found] for name in SCHEMA.names}
-    write_table(pa.table(columns, schema=SCHEMA), out / REPEATS)
+    columns = {name: [getattr(one, name) for one in found] for name in schema.REPEATS.names}
+    write_table(pa.table(columns, schema=schema.REPEATS), out / REPEATS)
 
 
 def counted(cells: pa.Table, elsewhere: Mapping[str, Collection[int]]) -> pa.Array:

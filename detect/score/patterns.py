@@ -28,6 +28,7 @@ from detect.score import manifest
 from detect.score.bags import Bag, bags
 from detect.score.differential import Slide
 from detect.score.manifest import Manifest
+from detect.score.schema import PATTERNS
 from detect.score.store import Store, write_bytes, write_table
 
 LEAST = 100  # white cells, and lymphoblasts named L1, L2 or L3 (GUIDE.md, section 4)
@@ -198,31 +199,12 @@ def _surest(bag: Bag, kind: str) -> tuple[tuple[str, int], ...]:
     return tuple(bag.cells[i] for i in rows[:_SHOWN])
 
 
-_SCHEMA = pa.schema(
-    [
-        ("slide", pa.string()),
-        ("question", pa.string()),
-        ("pattern", pa.string()),
-        ("said", pa.string()),
-        ("share", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("candidates", pa.string()),
-        ("counted", pa.int64()),
-        ("by", pa.string()),
-        ("trained_on", pa.string()),
-        ("cells", pa.list_(pa.string())),
-        *((name, pa.string()) for name in manifest.COLUMNS),
-    ]
-)
-
-
 def write(called: Iterable[Called], out: Path, known: Manifest = manifest.NONE) -> None:
     """`patterns.parquet` and `patterns.csv`: one row a slide and question; cells as field#cell, in a CSV with '; '."""
     rows = [{**_row(c), **{name: getattr(known.of(c.slide), name) for name in manifest.COLUMNS}} for c in called]
-    write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), out / "patterns.parquet")
+    write_table(pa.Table.from_pylist(rows, schema=PATTERNS), out / "patterns.parquet")
     text = io.StringIO()
-    table = csv.DictWriter(text, _SCHEMA.names, lineterminator="\n")
+    table = csv.DictWriter(text, PATTERNS.names, lineterminator="\n")
     table.writeheader()
     for row in rows:
         plain = {k: "; ".join(v) if isinstance(v, list) else v for k, v in row.items()}

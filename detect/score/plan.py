@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from detect.errors import StoppedRunError, StoreError
 from detect.images import decode, wholeslide
 from detect.images.folder import Folder
+from detect.score import schema
 from detect.score.store import PLAN, write_table
 from detect.types import Field
 
@@ -27,19 +28,6 @@ _LARGEST_PART, _PARTS = 256, 64  # fields of a part at most; parts of a run at l
 _STOPPING = 32  # fields of a part where a slide ends once enough cells are counted: what is found too much is small
 _READERS = 4
 _SAMPLE = 2**24  # bytes at either end of a large file that its hash is of
-
-_SCHEMA = pa.schema(
-    [
-        ("part", pa.int32()),
-        ("slide", pa.string()),
-        ("field", pa.string()),
-        ("path", pa.binary()),  # below the input folder, as the file system writes it
-        ("region", pa.list_(pa.int32(), 4)),  # of a whole slide; null for an image of its own
-        ("bytes", pa.int64()),
-        ("hash", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -83,14 +71,14 @@ class Plan:
             "hash": [r.hash for r in self.rows],
             "reason": [r.reason for r in self.rows],
         }
-        write_table(pa.table(columns, schema=_SCHEMA), out / PLAN)
+        write_table(pa.table(columns, schema=schema.PLAN), out / PLAN)
 
 
 def read(out: Path, root: Path) -> Plan:
     """The plan of a run folder; StoreError where it has none that can be read."""
     try:
         table = pq.read_table(out / PLAN)
-        columns = [table.column(name).to_pylist() for name in _SCHEMA.names]
+        columns = [table.column(name).to_pylist() for name in schema.PLAN.names]
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise StoreError(
             f"no plan of a run: {error}", where=str(out / PLAN), remedy="begin again with --overwrite"

@@ -24,6 +24,7 @@ from detect.errors import StoreError
 from detect.images.folder import SYSTEM
 from detect.score import manifest
 from detect.score.manifest import Manifest
+from detect.score.schema import CELLS, FIELDS
 from detect.types import CellRecord
 
 RUN, PLAN, JOURNAL = "run.yaml", "plan.parquet", "journal.jsonl"  # what a run leads itself by
@@ -31,50 +32,6 @@ REPEATS = "repeats.parquet"  # cells that are counted in another field
 FINISHED = "finished"  # state of a run, in its record
 EXPORTS = {"csv": "cells.csv", "coco": "coco.json", "geojson": "geojson"}  # by their form, written on request
 CAPPED, UNSURE_SCALE = "capped", "unsure scale"  # flags of a field
-
-_NUMBERS = pa.map_(pa.string(), pa.float32())
-
-CELLS = pa.schema(
-    [
-        ("slide", pa.string()),
-        ("field", pa.string()),
-        ("cell", pa.int32()),
-        ("x0", pa.float32()),
-        ("y0", pa.float32()),
-        ("x1", pa.float32()),
-        ("y1", pa.float32()),
-        ("label", pa.string()),
-        ("score", pa.float32()),
-        ("type", pa.string()),
-        ("type_score", pa.float32()),
-        ("probabilities", _NUMBERS),
-        ("candidates", pa.list_(pa.string())),
-        ("attributes", _NUMBERS),
-        ("fab", pa.string()),
-        ("flags", pa.list_(pa.string())),
-        ("mask", pa.string()),
-        *((name, pa.string()) for name in manifest.COLUMNS),
-    ]
-)
-FIELDS = pa.schema(
-    [
-        ("slide", pa.string()),
-        ("field", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("x", pa.int32()),
-        ("y", pa.int32()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("quality", _NUMBERS),
-        ("scale", pa.float32()),
-        ("scale_used", pa.float32()),
-        ("counts", pa.map_(pa.string(), pa.int32())),
-        ("flags", pa.list_(pa.string())),
-        ("trained_on", pa.string()),
-        *((name, pa.string()) for name in manifest.COLUMNS),
-    ]
-)
 
 
 @dataclass(frozen=True)
