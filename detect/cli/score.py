@@ -17,7 +17,7 @@ from detect.cli.output import out as console
 from detect.cli.stop import asked_to_stop
 
 if TYPE_CHECKING:
-    from detect.score.run import Outcome
+    from detect.score.leader import Outcome
 
 
 def score(
@@ -245,7 +245,7 @@ def _print(outcome: Outcome, url: str = "") -> None:
     """The differentials, and where the report lies: at a URL, where there is one."""
     from rich.table import Table
 
-    from detect.score.run import STATEMENT
+    from detect.score.record import STATEMENT
 
     for slide in outcome.slides[:20]:
         failed = f", {slide.fields_failed} not read" if slide.fields_failed else ""

@@ -24,6 +24,8 @@ _TOLD = ("numpy", "opencv-python-headless", "pillow", "onnxruntime", "openvino",
 # What may differ when a run is gone on with: it changes how long that takes, and not what comes out.
 _FREE = {"engine", "address", "workers"}
 
+STATEMENT = "morphology, for research use, not a diagnosis"
+
 
 def is_drawn(folder: Path) -> bool:
     """Whether these slides were drawn by `smear data synthesize`, which leaves its settings beside them."""

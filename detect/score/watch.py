@@ -11,8 +11,9 @@ from detect.errors import ConfigError, DataError, SmearError, StoppedRunError
 from detect.images.folder import scan
 from detect.images.wholeslide import ALWAYS, series_of
 from detect.score import manifest, plan
+from detect.score.leader import Outcome
 from detect.score.manifest import Manifest
-from detect.score.run import Outcome, score
+from detect.score.run import score
 from detect.score.settings import ScoreSettings
 from detect.score.store import FINISHED, RUN, Store
 

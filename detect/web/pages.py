@@ -17,8 +17,8 @@ from starlette.concurrency import run_in_threadpool
 from detect import __version__
 from detect.errors import DataError
 from detect.formats import geojson
+from detect.score.record import STATEMENT
 from detect.score.report import LINES, in_words
-from detect.score.run import STATEMENT
 from detect.score.store import rle_of
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 from detect.web import told

@@ -20,7 +20,7 @@ from detect.classify.morphology import criteria
 from detect.evaluate.intervals import Interval, wilson
 from detect.pipeline.run import Opened, open_pipeline
 from detect.score import differential, overlaps
-from detect.score.run import STATEMENT
+from detect.score.record import STATEMENT
 from detect.score.store import Store
 from detect.taxonomy import UNIDENTIFIED, taxonomy
 from detect.web import told

@@ -37,18 +37,27 @@ os.fsync = fsync
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_at_random_moments(night: Path, whole: Path, tmp_path: Path, seed: int) -> None:
-    """Six kills each: thirty in all, from the first second to the last part."""
+    """Six kills each: thirty in all, from the first second to the last part, most while parts are being written."""
     out, chance = tmp_path / "out", random.Random(seed)
     command = [SCRIPT, "score", night, "--out", out, *SMALL, "--resume"]
-    for _ in range(6):
+    journal, safe = out / "journal.jsonl", [0]
+    for number in range(6):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(chance.uniform(0.3, 5.0))
+        late = time.monotonic() + 60
+        while number and process.poll() is None and time.monotonic() < late:
+            if journal.is_file() and events(out).count("part") > safe[-1]:
+                break
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, 0.15) if number else chance.uniform(0.3, 3.0))
         process.kill()
         process.wait()
+        safe.append(events(out).count("part") if journal.is_file() else 0)
     answer = smear(*command[1:])
     assert answer.code == 0, answer.err
     assert results(out) == results(whole)
     assert events(out)[-1] == "finished"
+    parts = len(list((whole / "cells").glob("part-*.parquet")))
+    assert any(0 < n < parts for n in safe), f"of {parts} parts were safe when it was killed: {safe}"
 
 
 @pytest.mark.long
