@@ -9,7 +9,6 @@ counted in one (`score.overlaps`): the two see it a little apart, and one would 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,13 +18,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.errors import ImageError, MissingExtraError, StoppedRunError
-from detect.images.folder import Folder
+from detect.errors import ImageError, MissingExtraError
 from detect.types import Field, Image
 
 # Files that are always whole slides, and those that may be.
-ALWAYS = frozenset({".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".dcm"})
+DICOM = ".dcm"
+ALWAYS = frozenset({".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", DICOM})
 MAYBE = frozenset({".tif", ".tiff"})
+
+Series = tuple[Path, str]  # folder and name of what DICOM files have in common that are one slide
 
 _SIDE = 2048  # pixels of a region
 BORDER = 12  # pixels beyond its border where a region's cells are kept: the two sights of one may differ by a few
@@ -106,9 +107,9 @@ def opened(path: Path) -> WholeSlide:
     return WholeSlide(path)
 
 
-def series_of(path: Path) -> tuple[Path, str] | None:
+def series_of(path: Path) -> Series | None:
     """What the DICOM files of one slide have in common; None of any other file, and of one that cannot be read."""
-    if path.suffix.lower() != ".dcm":
+    if path.suffix.lower() != DICOM:
         return None
     try:
         name = WholeSlide(path).series
@@ -117,28 +118,12 @@ def series_of(path: Path) -> tuple[Path, str] | None:
     return None if name is None else (path.parent, name)
 
 
-def expand(found: Folder, stop: Callable[[], bool] = lambda: False) -> Folder:
-    """The folder with its whole slides taken apart into fields. One that cannot be stays as it is, and fails later.
-
-    Of DICOM files that are the levels of one slide, the first is that slide.
-    """
-    fields: list[Field] = []
-    seen: set[tuple[Path, str]] = set()
-    for field in found.fields:
-        if stop():
-            what = "stopped while the run was planned"
-            raise StoppedRunError(what, where=str(found.root), remedy="begin it again", asked=True)
-        suffix = field.path.suffix.lower()
-        series = series_of(field.path)
-        if series is not None:
-            if series in seen:
-                continue
-            seen.add(series)
-        if suffix in ALWAYS or (suffix in MAYBE and is_whole(field.path)):
-            fields += _fields(field)
-        else:
-            fields.append(field)
-    return replace(found, fields=tuple(fields))
+def taken_apart(field: Field) -> tuple[Series | None, list[Field]]:
+    """The fields of a slide, and of a DICOM file what its slide's files have in common. One that is no whole slide, or
+    has none, is the field that it was."""
+    suffix = field.path.suffix.lower()
+    whole = suffix in ALWAYS or (suffix in MAYBE and is_whole(field.path))
+    return series_of(field.path), _fields(field) if whole else [field]
 
 
 def is_whole(path: Path) -> bool:

@@ -11,11 +11,11 @@ from typing import Any
 
 from detect import __version__
 from detect.errors import DataError, StoppedRunError, StoreError
+from detect.images import wholeslide
 from detect.images.folder import Folder
-from detect.images.wholeslide import expand, series_of
 from detect.pipeline.run import open_pipeline
 from detect.runtime.base import EngineSettings
-from detect.score import differential, plan, record
+from detect.score import apart, differential, plan, record
 from detect.score.chosen import check_slides, engine_of, fields_of, found_in, workers_of
 from detect.score.conclude import conclude
 from detect.score.engine import OpenCrew, Tasks
@@ -155,7 +155,7 @@ class Leader:
             self._note("resumed", planned=len(self.plan.rows), done=dict(states), **sums)
             return
         stopping = self.settings.stop_at is not None
-        self.found = expand(self.found, self.stop)
+        self.found = apart.expand(self.found, self.stop)
         self.plan = plan.make(
             self.found, batch=self.settings.batch, part=self.settings.part, stopping=stopping, stop=self.stop
         )
@@ -294,11 +294,14 @@ class Leader:
     def _late(self) -> Folder:
         """Rows for the files that came too late for the plan; returns what the run was about."""
         seen = {row.field.path for row in self.plan.rows}
-        series = {series_of(path) for path in seen} - {None}  # other files of these slides
         number = 1 + max((number for number, _ in self.plan.parts), default=-1)
         self.store.drop_parts(number)
         now = fields_of(found_in(self.folder, self.links, self.stop), self.folder, self.out, self.only)
-        late = [f for f in now.fields if f.path not in seen and series_of(f.path) not in series]
+        late = [f for f in now.fields if f.path not in seen]
+        if any(f.path.suffix.lower() == wholeslide.DICOM for f in late):  # files of slides that were planned are not
+            known = set(apart.series(sorted(seen))) - {None}
+            own = apart.series([f.path for f in late])
+            late = [f for f, series in zip(late, own, strict=True) if series not in known]
         why = "appeared after the run was planned: score its slide in a run of its own, with --slide"
         if late:
             rows = [FieldRecord(f.slide, f.id, "failed", why) for f in late]

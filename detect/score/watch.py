@@ -9,8 +9,8 @@ from pathlib import Path
 
 from detect.errors import ConfigError, DataError, SmearError, StoppedRunError
 from detect.images.folder import scan
-from detect.images.wholeslide import ALWAYS, series_of
-from detect.score import manifest, plan
+from detect.images.wholeslide import ALWAYS
+from detect.score import apart, manifest, plan
 from detect.score.leader import Outcome
 from detect.score.manifest import Manifest
 from detect.score.run import score
@@ -143,7 +143,8 @@ def _late(folder: Path, slide: Path, run: Path) -> int:
     try:
         seen = {row.field.path for row in plan.read(run, folder).rows}
         rows = set(Store(run).fields().column("field").to_pylist())
-        late = [f for f in scan(slide).fields if f.path not in seen and series_of(f.path) is None]
+        late = [f for f in scan(slide).fields if f.path not in seen]
+        late = [f for f, series in zip(late, apart.series([f.path for f in late]), strict=True) if series is None]
     except (SmearError, OSError):  # it is being written, or was taken away
         return 0
     return sum(f"{slide.name}/{f.id}" not in rows for f in late)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from detect.errors import ImageError, StoppedRunError
 from detect.geometry import iou
 from detect.images import wholeslide
 from detect.images.folder import scan
+from detect.score import apart
 from detect.types import Image
 from tests import drawn as sample
-from tests.cli.command import inside
+from tests.cli.command import SCRIPT, inside
 
 pytest.importorskip("openslide", reason="the extra 'wsi' is not installed")
 tifffile = pytest.importorskip("tifffile")
@@ -86,7 +88,7 @@ def scored(pyramid: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_only_regions_with_cells_side_by_side_are_fields(pyramid: Path) -> None:
-    fields = wholeslide.expand(scan(pyramid)).fields
+    fields = apart.expand(scan(pyramid)).fields
     assert [f.region for f in fields] == [(0, 0, 2048, 2048), (4096, 2048, 6144, 4096)]
     assert {f.slide for f in fields} == {"slide.tif"}
     slide = wholeslide.WholeSlide(pyramid / "slide.tif")
@@ -97,12 +99,12 @@ def test_only_regions_with_cells_side_by_side_are_fields(pyramid: Path) -> None:
 def test_a_plain_tiff_is_a_field_as_before(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     tifffile.imwrite(tmp_path / "s" / "f.tif", side_by_side(1)[:512, :512], photometric="rgb")
-    (field,) = wholeslide.expand(scan(tmp_path)).fields
+    (field,) = apart.expand(scan(tmp_path)).fields
     assert field.region is None
 
 
 def test_cells_of_the_slide_are_those_of_its_fields(pyramid: Path, scored: Path, tmp_path: Path, table: Table) -> None:
-    fields = wholeslide.expand(scan(pyramid)).fields
+    fields = apart.expand(scan(pyramid)).fields
     corners = {}
     for number, field in enumerate(fields):
         name = f"s/f{number}.png"
@@ -247,10 +249,51 @@ def test_of_dicom_files_each_slide_is_kept(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(wholeslide, "WholeSlide", Level)
     monkeypatch.setattr(wholeslide, "_fields", lambda field: [field])
-    found = wholeslide.expand(scan(tmp_path))
+    monkeypatch.setattr(apart, "each", lambda do, things, check=lambda thing: thing: [do(check(t)) for t in things])
+    found = apart.expand(scan(tmp_path))
     assert [f.id for f in found.fields] == ["s/a1.dcm", "s/b1.dcm", "s/broken.dcm"]
     with pytest.raises(StoppedRunError):
-        wholeslide.expand(scan(tmp_path), lambda: True)
+        apart.expand(scan(tmp_path), lambda: True)
+
+
+FATAL = """
+import os, openslide
+real = openslide.OpenSlide.__init__
+def opened(self, path):
+    if os.path.basename(path) == "fatal.svs":
+        os.kill(os.getpid(), 11)
+    real(self, path)
+openslide.OpenSlide.__init__ = opened
+"""
+
+
+@pytest.mark.long
+def test_a_slide_that_takes_its_reader_down_is_a_row(pyramid: Path, tmp_path: Path, table: Table) -> None:
+    (tmp_path / "fault").mkdir()
+    (tmp_path / "fault" / "sitecustomize.py").write_text(FATAL)
+    (tmp_path / "in").mkdir()
+    shutil.copy(pyramid / "slide.tif", tmp_path / "in")
+    (tmp_path / "in" / "fatal.svs").write_bytes(b"any")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "fault")}
+    command = [SCRIPT, "score", tmp_path / "in", "--out", tmp_path / "out", "--classifier", "none"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 3, done.stderr
+    rows = {row["field"]: (row["status"], row["reason"]) for row in table(tmp_path / "out", "fields")}
+    assert [status for name, (status, _) in rows.items() if name.startswith("slide.tif#")] == ["ok", "ok"]
+    status, reason = rows["fatal.svs"]
+    assert status == "failed"
+    assert "ended" in reason
+
+
+def doubled(number: int) -> int:
+    """Twice it; three ends the process."""
+    if number == 3:
+        os._exit(1)
+    return 2 * number
+
+
+def test_of_many_only_the_one_that_ends_its_process_is_lost() -> None:
+    assert apart.each(doubled, [1, 2, 3, 4, 5]) == [2, 4, None, 8, 10]
 
 
 @pytest.mark.long
