@@ -127,8 +127,9 @@ class Normal(Stored):
         """Joint log-likelihood."""
         width = torch.log(2 * torch.pi * self.variance).sum(dim=1)
         # Not multiplied out: where a feature hardly varies within a type, large numbers would cancel.
-        gap = ((x[:, None] - self.mean) ** 2 / self.variance).sum(dim=2)
-        return self.prior - 0.5 * (width + gap)
+        gap = (x[:, None] - self.mean) * torch.rsqrt(self.variance)
+        # As a product: the sum over an axis that was broadcast before is wrong in OpenVINO, for more than one cell.
+        return self.prior - 0.5 * (width + torch.einsum("ntf,ntf->nt", gap, gap))
 
 
 class Perceptron(Stored):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import LogisticRegression
 
 from detect.config import parse
 from detect.data.typed import TypedCell
@@ -311,6 +312,20 @@ def test_weights_of_a_mixture_find_the_better_member() -> None:
     mixed = np.where(rng.random(400) < 0.7, 0, 1)
     right = np.stack([np.where(mixed == 0, 0.9, 0.1), np.where(mixed == 1, 0.9, 0.1)], axis=1)
     assert mixture(right)[0] == pytest.approx((mixed == 0).mean(), abs=0.12)
+
+
+@pytest.mark.parametrize("types", [2, 3])
+def test_stacking_is_scikit_learns(types: int) -> None:
+    rng = np.random.default_rng(types)
+    truth = rng.integers(0, types, 300)
+    told = rng.dirichlet(np.ones(types), (300, 2))
+    told[np.arange(300), 0, truth] += 1.0
+    told /= told.sum(axis=2, keepdims=True)
+    flat = np.log(told).reshape(300, -1)
+    theirs = LogisticRegression(C=0.05, max_iter=5000, random_state=1).fit(flat, truth).predict_proba(flat)
+    weights = fit._weights("stacking", told, truth, 1, "c.yaml")
+    ours = combine("stacking", torch.from_numpy(told), torch.from_numpy(weights)).softmax(dim=1)
+    assert ours.numpy() == pytest.approx(theirs, abs=1e-6)
 
 
 def test_rules_of_an_ensemble() -> None:

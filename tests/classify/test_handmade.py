@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from itertools import groupby
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.fft import dctn
 
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 
@@ -78,6 +83,29 @@ def test_runs_of_known_pictures() -> None:
     assert told["long high"] == 36 * 9
 
 
+def test_features_of_runs_by_their_formulas() -> None:
+    """All eleven, a run at a time."""
+    levels = np.random.default_rng(8).integers(0, 5, (12, 17)).astype(np.uint8)
+    runs = [(int(v) + 1, len(list(same))) for row in levels for v, same in groupby(row.tolist())]
+    formulas: dict[str, Callable[[int, int], float]] = {
+        "short runs": lambda g, n: 1 / n**2,
+        "long runs": lambda g, n: n**2,
+        "low grey": lambda g, n: 1 / g**2,
+        "high grey": lambda g, n: g**2,
+        "short low": lambda g, n: 1 / (n * g) ** 2,
+        "short high": lambda g, n: (g / n) ** 2,
+        "long low": lambda g, n: (n / g) ** 2,
+        "long high": lambda g, n: (n * g) ** 2,
+    }
+    expected = {name: sum(f(g, n) for g, n in runs) / len(runs) for name, f in formulas.items()}
+    for name, which in (("grey non-uniformity", 0), ("length non-uniformity", 1)):
+        expected[name] = sum(n**2 for n in Counter(run[which] for run in runs).values()) / len(runs)
+    expected["runs"] = len(runs) / levels.size
+    told = run_features(run_lengths(levels, 5, (0, 1)), levels.size)
+    assert told.keys() == expected.keys()
+    assert told == pytest.approx(expected)
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from([(0, 1), (1, 1), (1, 0), (1, -1)]))
 def test_runs_cover_every_pixel_once(seed: int, direction: tuple[int, int]) -> None:
@@ -116,6 +144,12 @@ def test_moments_and_waves() -> None:
     waves = FEATURES["dct"](Crop(flat, flat[:, :, 0], flat[:, :, 0] > 99, flat[:, :, 0] > 99))
     assert waves["wave 0 0"] == pytest.approx(0.2)
     assert max(abs(v) for k, v in waves.items() if k != "wave 0 0") < 1e-9
+    small = cv2.resize(crop.grey, (64, 64), interpolation=cv2.INTER_AREA) / 255
+    expected = dctn(small, norm="ortho") / 64
+    told = FEATURES["dct"](crop)
+    for i in range(6):
+        for j in range(6):
+            assert told[f"wave {i} {j}"] == pytest.approx(expected[i, j], abs=1e-9)
 
 
 def test_shape_and_nucleus_of_discs() -> None:

@@ -181,6 +181,22 @@ def test_calibration_error_of_known_cases() -> None:
         assert got.ece.value == pytest.approx(gap, abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_error_by_its_definition(seed: int) -> None:
+    """A bin at a time: the share of cells in it, by how far its mean confidence is from its share of right answers."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet((0.6, 0.6, 0.6), 300).astype(np.float32)
+    truth = rng.integers(0, 3, 300)
+    best, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        here = (best >= low) & (best < low + 1 / 15 if low < 0.93 else best <= 1)
+        if here.any():
+            expected += here.mean() * abs(float(best[here].mean()) - float(right[here].mean()))
+    got = measure(("a", "b", "c"), truth, probabilities, [str(i) for i in range(300)], rounds=20)
+    assert got.ece.value == pytest.approx(expected, abs=1e-6)
+
+
 def test_log_loss_equals_scikit_learns() -> None:
     truth, probabilities = answers(11)
     expected = log_loss(truth, probabilities / probabilities.sum(axis=1, keepdims=True))
