@@ -115,8 +115,10 @@ def score(
     from detect.score.remote import places
     from detect.score.run import score as run
     from detect.score.settings import ScoreSettings
+    from detect.score.store import without_pandas
     from detect.score.telemetry import Metrics
 
+    without_pandas()
     given: dict[str, object] = {
         "pipeline": _pipeline(pipeline, detector, classifier, error_rate),
         "runtime": runtime,

@@ -26,6 +26,7 @@ from detect.runtime.base import ENGINES, FRAMEWORK
 from detect.score.engine import LIMITED, TRIES, Calls, Tasks, error_of, gave_up, told_of
 from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
+from detect.score.store import without_pandas
 from detect.score.work import Job, LeftAloneError, Measure, Part, Ready, Task, Worker
 
 _DIED = "ended the process that read it"
@@ -281,6 +282,7 @@ def _serve(line: Connection, job: Job, environment: dict[str, str], folder: str)
             say("alive", done)
 
     try:
+        without_pandas()
         worker = Worker(job, alive, led=lambda: say("alive", 0))
         say("ready", worker.ready)
         while (asked := line.recv()) is not None:

@@ -6,10 +6,13 @@ import hashlib
 import io
 import os
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -266,6 +269,31 @@ def fields_table(
         **known.columns(f.slide for f in fields),
     }
     return pa.table(columns, schema=FIELDS)
+
+
+def without_pandas() -> None:
+    """Spare a process that is ours the import of pandas, which takes longer than many a run.
+
+    pyarrow imports it, where it is installed, before it converts its first list, to see whether that is one of pandas'.
+    It looks once; what comes later may import pandas as ever, but not convert tables to it. Where pandas is imported
+    already, nothing is changed.
+    """
+    if "pandas" in sys.modules:
+        return
+    sys.meta_path.insert(0, _NoPandas())
+    try:
+        pa.array([0])
+    finally:
+        sys.meta_path.pop(0)
+
+
+class _NoPandas(MetaPathFinder):
+    """Finds no pandas, and leaves every other module to the finders after it."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        """See `importlib.abc.MetaPathFinder`."""
+        if name == "pandas":
+            raise ImportError(name)
 
 
 def write_table(table: pa.Table, path: Path) -> str:

@@ -36,6 +36,7 @@ def inside(*args: object) -> Answer:
     code = 0
     with (
         mock.patch.object(sys, "argv", ["smear", *map(str, args)]),
+        mock.patch("detect.score.store.without_pandas"),  # not this process: tests convert tables to pandas
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,21 @@ def test_the_command_tells_all_of_it(scored: Answered) -> None:
     for table in TABLES.values():
         for column in table:
             assert " ".join(f"{column.name} ({column.type}): {about(column)}".split()) in plain
+
+
+def test_a_process_of_ours_is_spared_pandas_and_may_still_import_it() -> None:
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    code = """
+import sys
+import pyarrow as pa
+from detect.score.store import without_pandas
+without_pandas()
+assert pa.table({"a": [[1.0]]}).num_rows == 1
+assert "pandas" not in sys.modules
+import pandas
+assert pandas.DataFrame({"a": [1]}).shape == (1, 1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def expected(out: Path) -> tuple[Counter[tuple[str, str]], float, dict[str, int]]:
