@@ -100,6 +100,11 @@ def score(
     arguments, 4 where the run could not go on, such as on a full disk, 130 where it was stopped: Ctrl-C or SIGTERM
     finish the parts in hand. After either, --resume goes on, and ends in the same bytes as a run that nothing stopped.
     """
+    if engine == "local":
+        from detect.score import forked
+
+        forked.begin()  # it loads beside what is imported here
+
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -8,10 +8,8 @@ not the run. Whoever dies is replaced; the fields of its part are then looked at
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from detect.errors import SmearError
-from detect.runtime.base import ENGINES, FRAMEWORK
+from detect.runtime.base import FRAMEWORK
+from detect.score import forked
 from detect.score.engine import LIMITED, TRIES, Calls, Tasks, error_of, gave_up, told_of
 from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
@@ -58,11 +57,7 @@ class LocalCrew:
     def __init__(self, job: Job, workers: int, settings: ScoreSettings) -> None:
         self._job, self.workers = job, workers
         self._time, self._memory = settings.time_limit, settings.memory_limit
-        self._context: Any = multiprocessing.get_context("spawn")
-        if "forkserver" in multiprocessing.get_all_start_methods() and sys.platform == "linux":
-            self._context = multiprocessing.get_context("forkserver")
-            engine = ENGINES.get(job.engine.name)  # a worker is then there at once
-            self._context.set_forkserver_preload(["detect.score.work", *([engine] if engine else [])])
+        self._context = forked.context()
         self._hands: list[_Hand] = []
         self._tries: Counter[int | str] = Counter()
         self._suspects: dict[int | str, dict[str, str]] = {}
