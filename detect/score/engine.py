@@ -16,6 +16,7 @@ from detect.score.work import Done, Job, Part, Ready, Result, Task
 ENGINES = {"local": "detect.score.local", "ray": "detect.score.ray"}
 
 LIMITED = "took "  # how the reason begins where a limit of time or memory was reached
+OPENING = 300.0  # seconds that a worker may take to open the pipeline, on a machine that is busy
 TRIES = 3  # of a task whose worker ended, though none of its fields ends one by itself
 
 

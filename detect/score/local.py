@@ -22,7 +22,7 @@ from typing import Any
 from detect.errors import SmearError
 from detect.runtime.base import FRAMEWORK
 from detect.score import forked
-from detect.score.engine import LIMITED, TRIES, Calls, Tasks, error_of, gave_up, told_of
+from detect.score.engine import LIMITED, OPENING, TRIES, Calls, Tasks, error_of, gave_up, told_of
 from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
 from detect.score.store import without_pandas
@@ -31,7 +31,6 @@ from detect.score.work import Job, LeftAloneError, Measure, Part, Ready, Task, W
 _DIED = "ended the process that read it"
 _LOOK = 1.0  # seconds between looks at workers that say nothing
 _WORD = 0.1  # seconds within which a worker says once that it is alive
-_OPENING = 300.0  # seconds that a worker may take to open the pipeline, on a machine that is busy
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -174,7 +173,7 @@ class LocalCrew:
     def _watch(self, hand: _Hand, tasks: Tasks, call: Calls) -> None:
         """End a worker that takes too long or too much; whatever it was, the field is found as after a crash."""
         why = ""
-        limit = self._time if hand.opened else max(self._time, _OPENING)
+        limit = self._time if hand.opened else max(self._time, OPENING)
         if time.monotonic() - hand.heard > limit:
             why = f"{LIMITED}longer than {self._time:g} s"
         elif self._memory is not None and _resident(hand.process.pid) > self._memory:

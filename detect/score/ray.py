@@ -21,9 +21,10 @@ from typing import Any
 from detect import __version__
 from detect.errors import MissingExtraError, SmearError, StoreError
 from detect.runtime.base import FRAMEWORK, fast_precisions
-from detect.score.engine import LIMITED, TRIES, Calls, Tasks, Told, error_of, gave_up, told_of
+from detect.score.engine import LIMITED, OPENING, TRIES, Calls, Tasks, Told, error_of, gave_up, told_of
 from detect.score.scales import Looked
 from detect.score.settings import ScoreSettings
+from detect.score.store import without_pandas
 from detect.score.work import Job, Part, Ready, Result, Task, Worker
 
 try:
@@ -35,7 +36,6 @@ except ImportError as error:
 _LOOK = 1.0  # seconds between looks at actors that say nothing
 _PULSE = 5.0  # seconds after which they are asked for how long they do
 _KNOCK = 10.0  # seconds that an address has to answer
-_PATIENCE = 120.0  # seconds that the first actor has to open the pipeline
 
 
 class _Actor:
@@ -67,6 +67,7 @@ class _Actor:
         if chosen == "auto" and engine.precision not in ("fp32", *fast_precisions(engine.name)):
             what = f"a machine of the cluster does not have {engine.precision}"
             raise StoreError(what, remedy="--precision fp32 is there on every machine")
+        without_pandas()
         return Worker(job, self._alive)
 
     def _alive(self, _: int) -> None:
@@ -215,9 +216,11 @@ class RayCrew:
 
     def _hire(self) -> Any:
         """An actor somewhere with room for it."""
-        # What this process was told to import from holds for actors too, where they run on this machine.
-        told = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}} if "PYTHONPATH" in os.environ else {}
-        made = ray.remote(_Actor).options(**self._needs, runtime_env=told or None, max_restarts=0, max_concurrency=2)
+        # What this process was told to import from holds for actors too. A cluster of ours knows it already, and has
+        # processes ready, which a runtime environment would pass by.
+        path = None if self._ours else os.environ.get("PYTHONPATH")
+        told = {"env_vars": {"PYTHONPATH": path}} if path else None
+        made = ray.remote(_Actor).options(**self._needs, runtime_env=told, max_restarts=0, max_concurrency=2)
         return made.remote(self._job, __version__)
 
     def _give(self, hand: _Hand, task: Task, tasks: Tasks) -> Any:
@@ -287,7 +290,8 @@ class RayCrew:
             self._seen[task.key] = position + 1
             tasks.again(task, task)
             return
-        self._tries[task.key] += 1
+        # Its machine may have gone, which is found out by another try; not where it was we who ended it.
+        self._tries[task.key] += 1 if ended or self._tries[task.key] else 2
         if self._tries[task.key] < TRIES:
             tasks.again(task, task)
         elif isinstance(task, Part):
@@ -334,7 +338,7 @@ class _LostActorError(Exception):
 
 def _ready(future: Any) -> Ready:
     """What an actor found when it opened the pipeline; what it could not, as the error that it was."""
-    told = _got(future, _PATIENCE)
+    told = _got(future, OPENING)
     if not isinstance(told, Ready):
         raise error_of(told)
     return told
@@ -346,7 +350,7 @@ def _got(future: Any, patience: float | None) -> Any:
         return ray.get(future, timeout=patience)
     except GetTimeoutError as error:
         remedy = "see 'ray status': are there processors that are free?"
-        raise StoreError(f"no machine took a worker within {_PATIENCE:g} s", remedy=remedy) from error
+        raise StoreError(f"no machine took a worker within {OPENING:g} s", remedy=remedy) from error
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, SmearError):

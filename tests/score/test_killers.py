@@ -52,7 +52,7 @@ def score(slides: Path, out: Path, faulty: Path, *options: str) -> subprocess.Co
     """The real command with a faulty decoder."""
     environment = os.environ | {"PYTHONPATH": str(faulty)}
     command = [SCRIPT, "score", slides, "--out", out, "--batch", "4", *options]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
 
 
 def spoilt(home: Path, marks: dict[str, bytes]) -> Path:
