@@ -35,13 +35,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import yaml
 from contenders import BATCH, BIN, CONF, Contender, alone, checkpoint, classified_alone, linked, offered, ours
 from numpy.typing import NDArray
 
 from detect import geometry
-from detect.bundles.folder import open_bundle
+from detect.bundles.folder import Bundle, open_bundle
 from detect.images import decode
 from detect.images.folder import scan
 from detect.runtime.base import EngineSettings, cores
@@ -91,6 +92,14 @@ def same_boxes(out: Path, labels: Path, images: Path, classes: Sequence[str]) ->
     return met / max(1, total), total
 
 
+def cells_asked(out: Path, classifier: Bundle) -> int:
+    """How many cells of a run the classifier was asked about."""
+    told = classifier.card.classifier
+    assert told is not None
+    kinds = pc.field("label").isin(told.routed_from)
+    return int(ds.dataset(out / "cells", format="parquet").count_rows(filter=kinds))
+
+
 def predict(asked: argparse.Namespace) -> dict[str, Any]:
     """Disk to results on fields."""
     bundle, runs = open_bundle(asked.bundle, "detector"), asked.runs
@@ -109,8 +118,10 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
             Contender(f"smear score {p}: detect, store, report", ours(images, folder / p, asked.bundle, p, *fit), n)
             for p in offered(bundle)
         ]
-        both = ours(images, folder / "both", asked.bundle, "fp32", "--scale", "fit")
+        both = ours(images, folder / "both", asked.bundle, "fp32", "--scale", "fit", "--classifier", asked.classifier)
         contenders.append(Contender("smear score fp32: and type the white cells", both, n))
+        threads = ours(images, folder / "threads", asked.bundle, "fp32", *fit, "--workers", 1)
+        contenders.append(Contender("smear score fp32 in one process of threads", threads, n))
         words = [BIN / "yolo", "predict", f"model={weights}", f"source={images}/*/*", f"batch={BATCH}", "device=cpu"]
         words += [f"imgsz={size}", f"conf={CONF}", f"project={folder}", "exist_ok=True", "verbose=False"]
         yolo = [str(w) for w in words]
@@ -127,9 +138,10 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
         rounds(contenders, runs)
         share, boxes = same_boxes(folder / "fp32", folder / "text" / "labels", images, bundle.card.classes)
         steady = {p: yaml.safe_load((folder / p / "run.yaml").read_text()) for p in (*offered(bundle), "both")}
-        typed = steady["both"]["cells"]
+        typed = cells_asked(folder / "both", open_bundle(asked.classifier, "classifier"))
     rates = {p: alone(bundle, asked.images, p) for p in offered(bundle)}
     crops = classified_alone(open_bundle(asked.classifier, "classifier"), 4000)
+    combined = 1 / (1 / rates["fp32"] + typed / n / crops)
     out = {
         "bundle": bundle.card.name,
         "input": size,
@@ -137,8 +149,9 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
         "rows": [asdict(c) | {"rate": c.rate} for c in contenders],
         "model_alone": rates,
         "crops_alone": crops,
+        "both_alone": combined,
         "inside": {p: about["fields_per_second"] for p, about in steady.items()},
-        "cells": typed,
+        "cells_typed": typed,
         "same_boxes": share,
         "boxes": boxes,
     }
@@ -156,6 +169,10 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
     for c, p in zip(contenders, rates, strict=False):
         told = f"{out['inside'][p] / rates[p]:.0%}"  # type: ignore[index]
         print(f"{p}: whole process {c.rate / rates[p]:.0%} of it, without start and report {told}")
+    two = next(c for c in contenders if "type the white" in c.name)
+    told = f"{out['inside']['both'] / combined:.0%}"  # type: ignore[index]
+    print(f"both models alone, {typed} cells at {crops:.0f} a second: {combined:.1f} fields/s; ", end="")
+    print(f"whole process {two.rate / combined:.0%} of it, without start and report {told}")
     print(f"boxes of yolo predict that are ours too (IoU {SAME_IOU}, score {SAME_SCORE}): {share:.2%} of {boxes}")
     return out
 
