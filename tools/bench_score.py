@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -50,6 +51,7 @@ from detect.types import Image
 
 INNER = str(Path(__file__).with_name("contenders.py"))
 SAME_IOU, SAME_SCORE = 0.99, 0.01
+ACCURACY = "txl-pbc:val"  # where two ways are compared that do not find the same boxes
 PRECISIONS = ("fp32", "bf16", "int8")
 
 # Nodes of one core each on this machine, as many as it is told; ends when its input does.
@@ -100,6 +102,22 @@ def cells_asked(out: Path, classifier: Bundle) -> int:
     return int(ds.dataset(out / "cells", format="parquet").count_rows(filter=kinds))
 
 
+def accuracy(bundle: Bundle, size: int, precision: str) -> float:
+    """mAP50-95 of a bundle's weights at an input of so many pixels, by pycocotools."""
+    with tempfile.TemporaryDirectory() as name:
+        changed = Path(name) / bundle.card.name
+        shutil.copytree(bundle.path, changed)
+        card = yaml.safe_load((changed / "bundle.yaml").read_text("utf-8"))
+        card["detector"]["image_size"] = size
+        (changed / "bundle.yaml").write_text(yaml.safe_dump(card, sort_keys=False), "utf-8")
+        data, _, part = ACCURACY.partition(":")
+        words = [BIN / "smear", "evaluate", "detector", changed, "--data", data, "--split", part]
+        words += ["--out", changed / "eval", "--precision", precision, "--bootstrap", "10"]
+        subprocess.run([str(w) for w in words], check=True, capture_output=True)
+        told = json.loads((changed / "eval" / "metrics.json").read_text("utf-8"))
+    return float(told["map50_95"]["value"])
+
+
 def predict(asked: argparse.Namespace) -> dict[str, Any]:
     """Disk to results on fields."""
     bundle, runs = open_bundle(asked.bundle, "detector"), asked.runs
@@ -129,9 +147,14 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
         text = [*yolo, "name=text", "save=False", "save_txt=True", "save_conf=True"]
         contenders.append(Contender("yolo predict, text only: detect, text files", text, n))
         if asked.wide:
+            other = folder / "other.pt"
+            checkpoint(open_bundle(asked.against or asked.bundle, "detector"), other)
             wide = [w if not w.startswith("imgsz") else f"imgsz={asked.wide}" for w in yolo]
+            wide[2] = f"model={other}"
             wide += ["name=wide", "save=False", "save_txt=True", "save_conf=True"]
-            contenders.append(Contender(f"yolo predict, text only, at {asked.wide} px", wide, n))
+            contenders.append(
+                Contender(f"yolo predict, text only: {asked.against or asked.bundle} at {asked.wide} px", wide, n)
+            )
         if find_spec("fiftyone") is not None and asked.fiftyone:
             inner = [sys.executable, INNER, "fiftyone", str(images), str(weights), str(size)]
             contenders.append(Contender("FiftyOne apply_model: detect, database (its loop only)", inner, n, tells=True))
@@ -173,6 +196,14 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
     told = f"{out['inside']['both'] / combined:.0%}"  # type: ignore[index]
     print(f"both models alone, {typed} cells at {crops:.0f} a second: {combined:.1f} fields/s; ", end="")
     print(f"whole process {two.rate / combined:.0%} of it, without start and report {told}")
+    if asked.wide:
+        wide_ = next(c for c in contenders if c.name.endswith(f"at {asked.wide} px"))
+        found_ = {p: accuracy(bundle, bundle.detector.image_size, p) for p in offered(bundle)}
+        theirs = accuracy(open_bundle(asked.against or asked.bundle, "detector"), asked.wide, "fp32")
+        out["accuracy"] = {"ours": found_, "wide": theirs}
+        for c, p in zip(contenders, rates, strict=False):
+            told = f"{found_[p]:.4f} mAP50-95 on {ACCURACY}, there {theirs:.4f}"
+            print(f"{p} at {size} px is {c.rate / wide_.rate:.2f} times as fast as {wide_.name}: {told}")
     print(f"boxes of yolo predict that are ours too (IoU {SAME_IOU}, score {SAME_SCORE}): {share:.2%} of {boxes}")
     return out
 
@@ -361,6 +392,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=4, help="times that each image stands in the folder")
     parser.add_argument("--wide", type=int, default=0, help="an input of yolo predict besides the bundle's")
+    parser.add_argument(
+        "--against", help="another bundle's weights for --wide, such as cells-robust, trained at 640 px"
+    )
     parser.add_argument("--fiftyone", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--fields", type=int, nargs="+", default=[300, 3000, 30000])
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
