@@ -55,8 +55,13 @@ def served(wrong: tuple[Path, int]) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(SCRIPT), "review", "open", str(wrong[0]), "--annotator", "eve", "--predictions", "cells-yolov8n"]
+    # Tests may run in the background of a shell, whose children ignore Ctrl-C unless it is given back to them.
     process = subprocess.Popen(
-        [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
+        [*command, "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 180
     url, said = "", ""
