@@ -1,6 +1,6 @@
 """The one benchmark of scoring: ours against `yolo predict`, FiftyOne, SAHI and the rate of the model alone.
 
-    .venv/bin/python tools/bench_score.py predict IMAGES --out DIR [--bundle NAME] [--runs 1] [--repeat 4] [--wide 640]
+    .venv/bin/python tools/bench_score.py predict IMAGES --out DIR [--repeat 4] [--wide 640 --small 320]
     .venv/bin/python tools/bench_score.py sizes   IMAGES --out DIR [--fields 300 3000 30000] [--precision bf16]
     .venv/bin/python tools/bench_score.py mosaic  IMAGES --out DIR [--side 4000] [--slice 416]
     .venv/bin/python tools/bench_score.py ray     IMAGES --out DIR [--repeat 4]
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -104,17 +103,12 @@ def cells_asked(out: Path, classifier: Bundle) -> int:
 
 def accuracy(bundle: Bundle, size: int, precision: str) -> float:
     """mAP50-95 of a bundle's weights at an input of so many pixels, by pycocotools."""
-    with tempfile.TemporaryDirectory() as name:
-        changed = Path(name) / bundle.card.name
-        shutil.copytree(bundle.path, changed)
-        card = yaml.safe_load((changed / "bundle.yaml").read_text("utf-8"))
-        card["detector"]["image_size"] = size
-        (changed / "bundle.yaml").write_text(yaml.safe_dump(card, sort_keys=False), "utf-8")
+    with tempfile.TemporaryDirectory() as out:
         data, _, part = ACCURACY.partition(":")
-        words = [BIN / "smear", "evaluate", "detector", changed, "--data", data, "--split", part]
-        words += ["--out", changed / "eval", "--precision", precision, "--bootstrap", "10"]
+        words = [BIN / "smear", "evaluate", "detector", bundle.path, "--data", data, "--split", part, "--out", out]
+        words += ["--image-size", size, "--precision", precision, "--bootstrap", "10"]
         subprocess.run([str(w) for w in words], check=True, capture_output=True)
-        told = json.loads((changed / "eval" / "metrics.json").read_text("utf-8"))
+        told = json.loads((Path(out) / "metrics.json").read_text("utf-8"))
     return float(told["map50_95"]["value"])
 
 
@@ -138,12 +132,19 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
         ]
         both = ours(images, folder / "both", asked.bundle, "fp32", "--scale", "fit", "--classifier", asked.classifier)
         contenders.append(Contender("smear score fp32: and type the white cells", both, n))
-        threads = ours(images, folder / "threads", asked.bundle, "fp32", *fit, "--workers", 1)
-        contenders.append(Contender("smear score fp32 in one process of threads", threads, n))
+        fastest = offered(bundle)[-1]
+        small = f"smear score {fastest} at {asked.small} px"
+        if asked.small:
+            less = ours(images, folder / "small", asked.bundle, fastest, *fit, "--image-size", asked.small)
+            contenders.append(Contender(small, less, n))
+        if asked.others:
+            threads = ours(images, folder / "threads", asked.bundle, "fp32", *fit, "--workers", 1)
+            contenders.append(Contender("smear score fp32 in one process of threads", threads, n))
         words = [BIN / "yolo", "predict", f"model={weights}", f"source={images}/*/*", f"batch={BATCH}", "device=cpu"]
         words += [f"imgsz={size}", f"conf={CONF}", f"project={folder}", "exist_ok=True", "verbose=False"]
         yolo = [str(w) for w in words]
-        contenders.append(Contender("yolo predict, defaults: detect, drawn pictures", [*yolo, "name=drawn"], n))
+        if asked.others:
+            contenders.append(Contender("yolo predict, defaults: detect, drawn pictures", [*yolo, "name=drawn"], n))
         text = [*yolo, "name=text", "save=False", "save_txt=True", "save_conf=True"]
         contenders.append(Contender("yolo predict, text only: detect, text files", text, n))
         if asked.wide:
@@ -155,7 +156,7 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
             contenders.append(
                 Contender(f"yolo predict, text only: {asked.against or asked.bundle} at {asked.wide} px", wide, n)
             )
-        if find_spec("fiftyone") is not None and asked.fiftyone:
+        if find_spec("fiftyone") is not None and asked.others:
             inner = [sys.executable, INNER, "fiftyone", str(images), str(weights), str(size)]
             contenders.append(Contender("FiftyOne apply_model: detect, database (its loop only)", inner, n, tells=True))
         rounds(contenders, runs)
@@ -201,6 +202,12 @@ def predict(asked: argparse.Namespace) -> dict[str, Any]:
         found_ = {p: accuracy(bundle, bundle.detector.image_size, p) for p in offered(bundle)}
         theirs = accuracy(open_bundle(asked.against or asked.bundle, "detector"), asked.wide, "fp32")
         out["accuracy"] = {"ours": found_, "wide": theirs}
+        if asked.small:
+            reached = accuracy(bundle, asked.small, fastest)
+            out["accuracy"]["small"] = reached  # type: ignore[index]
+            one = next(c for c in contenders if c.name == small)
+            told = f"{reached:.4f} mAP50-95 on {ACCURACY}, there {theirs:.4f}"
+            print(f"{one.name} is {one.rate / wide_.rate:.2f} times as fast as {wide_.name}: {told}")
         for c, p in zip(contenders, rates, strict=False):
             told = f"{found_[p]:.4f} mAP50-95 on {ACCURACY}, there {theirs:.4f}"
             print(f"{p} at {size} px is {c.rate / wide_.rate:.2f} times as fast as {wide_.name}: {told}")
@@ -395,7 +402,10 @@ def main() -> None:
     parser.add_argument(
         "--against", help="another bundle's weights for --wide, such as cells-robust, trained at 640 px"
     )
-    parser.add_argument("--fiftyone", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--small", type=int, default=0, help="an input of ours besides the bundle's")
+    parser.add_argument(
+        "--others", action=argparse.BooleanOptionalAction, default=True, help="FiftyOne, threads, yolo's drawn pictures"
+    )
     parser.add_argument("--fields", type=int, nargs="+", default=[300, 3000, 30000])
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--side", type=int, default=4000)

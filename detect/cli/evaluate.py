@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detect.cli.evaluate_cells import classifier, coverage, explanations, segmenter, zoo
-from detect.cli.options import RunDevice, RunPrecision, Runtime, ScaleChoice, engine_settings, looking
+from detect.cli.options import ImageSize, RunDevice, RunPrecision, Runtime, ScaleChoice, engine_settings, looking
 from detect.cli.output import fields_bar, print_table, print_tally
 from detect.cli.output import out as console
 
@@ -34,6 +34,7 @@ def detector(
     max_detections: Annotated[
         int | None, typer.Option("--max-detections", min=1, help="Most cells of a field; the bundle's own by default.")
     ] = None,
+    image_size: ImageSize = None,
     scale: ScaleChoice = "fit",
     engine: Runtime = "auto",
     precision: RunPrecision = "fp32",
@@ -47,11 +48,15 @@ def detector(
     from detect.data.cards import load_card
     from detect.detectors.evaluate import Asked, evaluate
     from detect.detectors.export import metrics
+    from detect.errors import ConfigError
     from detect.formats.tally import Tally
 
     opened, card, tally = open_bundle(bundle, "detector"), load_card(data), Tally()
     run_by = engine_settings(engine, precision, device)
-    asked = Asked(part, split_file, max_detections, looking(scale), run_by, rounds, seed)
+    if write_card and image_size not in (None, opened.detector.image_size):
+        what = f"--write-card: the card is of an input of {opened.detector.image_size} px, not {image_size}"
+        raise ConfigError(what, remedy="leave out --write-card or --image-size")
+    asked = Asked(part, split_file, max_detections, image_size, looking(scale), run_by, rounds, seed)
     with fields_bar() as progress:
         made = evaluate(opened, card, out, asked, root=root, tally=tally, progress=progress)
     print_tally(tally)

@@ -32,6 +32,15 @@ ScaleChoice = Annotated[
 ]
 
 
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size",
+        help="Pixels of the longer side that the detector is shown, not its own: fewer are fast.",
+    ),
+]
+
+
 def looking(scale: str) -> Looking:
     """What --scale says; ConfigError where it is no choice."""
     from detect.errors import ConfigError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detect.cli.options import AutoPrecision, RunDevice, Runtime, ScaleChoice
+from detect.cli.options import AutoPrecision, ImageSize, RunDevice, Runtime, ScaleChoice
 from detect.cli.output import err
 from detect.cli.output import error as say_error
 from detect.cli.output import out as console
@@ -33,6 +33,7 @@ def score(
         list[str] | None,
         typer.Option("--classifier", help="Classifier bundle in place of the pipeline's; may be repeated; or 'none'."),
     ] = None,
+    image_size: ImageSize = None,
     error_rate: Annotated[
         float | None,
         typer.Option("--error-rate", help="Share of cells whose likely types may lack their own, as 0.1."),
@@ -125,7 +126,7 @@ def score(
 
     without_pandas()
     given: dict[str, object] = {
-        "pipeline": _pipeline(pipeline, detector, classifier, error_rate),
+        "pipeline": _pipeline(pipeline, detector, classifier, image_size, error_rate),
         "runtime": runtime,
         "engine": engine,
         "address": address,
@@ -214,7 +215,9 @@ def score(
         raise typer.Exit(3)
 
 
-def _pipeline(name: str, detector: str | None, classifiers: list[str] | None, error: float | None) -> dict[str, object]:
+def _pipeline(
+    name: str, detector: str | None, classifiers: list[str] | None, image_size: int | None, error: float | None
+) -> dict[str, object]:
     """The pipeline of that name with what the options change."""
     from detect.pipeline.settings import load_pipeline
 
@@ -223,6 +226,8 @@ def _pipeline(name: str, detector: str | None, classifiers: list[str] | None, er
         told["detector"] = _placed(detector)
     if classifiers is not None:
         told["nodes"] = [] if classifiers == ["none"] else [{"bundle": _placed(c)} for c in classifiers]
+    if image_size is not None:
+        told["image_size"] = image_size
     if error is not None:
         told["error_rate"] = error
     return told

@@ -39,7 +39,7 @@ class Asked:
 
     Attributes:
         part: of the split, or `EVERYTHING` for every field whatever its part. split: the card's own if None.
-        max_detections: the bundle's own if None.
+        max_detections, image_size: the bundle's own if None.
         scale: fit resizes each field as in training, so that detectors are compared on equal terms; auto looks at it
             at the scale that its red cells tell, as scoring does with slides, where the bundle knows its own.
         rounds, seed: of the bootstrap.
@@ -48,6 +48,7 @@ class Asked:
     part: str = "val"
     split: str | None = None
     max_detections: int | None = None
+    image_size: int | None = None
     scale: Looking = "fit"
     engine: EngineSettings = field(default_factory=EngineSettings)
     rounds: int = ROUNDS
@@ -80,6 +81,7 @@ def evaluate(
     Args:
         progress: called with the fields done since the last call, and how many there are.
     """
+    bundle = bundle.at(asked.image_size)
     if asked.part == EVERYTHING:
         dataset = merge(load_dataset(card, tally, root))
     else:
@@ -111,6 +113,7 @@ def evaluate(
         "part": asked.part,
         "fingerprint": identity,
         "engine": {"name": asked.engine.name, "precision": asked.engine.precision, "device": asked.engine.device},
+        "image_size": bundle.detector.image_size,
         "scale": asked.scale if runner.red_cell_px is not None else "fit",
         "bootstrap": {"rounds": asked.rounds, "seed": asked.seed, "over": "groups"},
         "command": _command(bundle, card, asked),
@@ -148,6 +151,7 @@ def _command(bundle: Bundle, card: Card, asked: Asked) -> str:
     words += " --out DIR"
     words += f" --split-file {asked.split}" if asked.split else ""
     words += f" --max-detections {asked.max_detections}" if asked.max_detections else ""
+    words += f" --image-size {asked.image_size}" if asked.image_size else ""
     words += f" --scale {asked.scale}" if asked.scale != "fit" else ""
     words += f" --bootstrap {asked.rounds}" if asked.rounds != ROUNDS else ""
     if asked.engine.precision != "fp32":

@@ -67,7 +67,7 @@ class Opened:
 
 def open_pipeline(settings: PipelineSettings) -> Opened:
     """Open the bundles that a pipeline names; ConfigError where they cannot run together."""
-    detector = open_bundle(settings.detector, "detector")
+    detector = open_bundle(settings.detector, "detector").at(settings.image_size)
     nodes = tuple(asked(open_bundle(node.bundle, "classifier"), node.ask) for node in settings.nodes)
     slide = open_bundle(settings.slide, "slide") if settings.slide is not None else None
     segmenter: Bundle | Literal["classical"] | None = None

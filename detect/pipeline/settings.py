@@ -39,6 +39,8 @@ class PipelineSettings(Settings):
     """What is asked of a field.
 
     Attributes:
+        image_size: pixels of the longer side that the detector is shown a field in, in place of its own; see
+            `Bundle.at`.
         nodes: asked in this order, each of the cells that bear one of its labels by then. What no node asks is not
             answered.
         morphology: segmenter's bundle, a detector's that draws masks, or "classical", whose nucleus and cytoplasm white
@@ -55,6 +57,7 @@ class PipelineSettings(Settings):
     title: str = ""
     taxonomy: int = 1
     detector: str
+    image_size: int | None = Key(None, ge=32)
     nodes: tuple[Node, ...] = ()
     morphology: str | None = None
     slide: str | None = None

@@ -129,6 +129,7 @@ def write(
 
     common = {
         "about": about,
+        "image_size": settings.pipeline.image_size,
         "calibrated": any(c.classifier is not None and c.classifier.calibration is not None for c in cards),
         "few": FEW,
         "unidentified": UNIDENTIFIED,
