@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from detect.types import Image
 
 _SIDE = 320  # pixels of the shorter side that quality is measured at, so that sizes compare
+_ROWS = 4  # of them one is looked at for colour: over so many pixels means and shares are no other for it
 _UNIT = 20.0  # pixels of a red cell at which sharpness is measured, so that magnifications compare
 
 _MIDDLE = 2400  # pixels of the middle of a field at which sharpness is measured
@@ -36,37 +38,34 @@ def quality(pixels: Image, red_cell_px: float | None = None) -> dict[str, float]
             magnifications and stains.
     """
     step = max(1, min(pixels.shape[:2]) // _SIDE)
-    small = np.ascontiguousarray(pixels[::step, ::step])
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    mean, deviation = cv2.meanStdDev(grey)
-    _, edge = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
-    values = small.reshape(len(small), -1)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    small = np.ascontiguousarray(grey[::step, ::step])
+    mean, deviation = cv2.meanStdDev(small)
+    _, edge = cv2.meanStdDev(cv2.Laplacian(small, cv2.CV_16S))
+    few = np.ascontiguousarray(pixels[:: _ROWS * step, ::step])
+    values = few.reshape(len(few), -1)
     clipped = values.size - cv2.countNonZero(values) + cv2.countNonZero(cv2.inRange(values, 255, 255))
     found = {
         "focus": round(float(edge[0, 0]) ** 2, 2),
         "brightness": round(float(mean[0, 0]), 2),
         "contrast": round(float(deviation[0, 0]), 2),
         "clipped": round(clipped / values.size, 4),
-        "saturation": round(_saturation(small), 2),
+        "saturation": round(_saturation(few), 2),
     }
     if red_cell_px is not None:
-        found["sharpness"] = round(sharpness(pixels, red_cell_px), 4)
+        found["sharpness"] = round(_sharpness(grey, red_cell_px), 4)
     return found
 
 
 def _saturation(pixels: Image) -> float:
-    """Mean saturation of every fourth row: over so many pixels the mean is no other for it."""
-    rows = cv2.cvtColor(np.ascontiguousarray(pixels[::4]), cv2.COLOR_RGB2HSV)
-    return float(cv2.mean(cv2.extractChannel(rows, 1))[0])
+    return float(cv2.mean(cv2.extractChannel(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), 1))[0])
 
 
-def sharpness(pixels: Image, red_cell_px: float) -> float:
-    """See `quality`."""
-    rows, columns = ((max(0, n - _MIDDLE) // 2, min(n, _MIDDLE)) for n in pixels.shape[:2])
-    pixels = pixels[rows[0] : rows[0] + rows[1], columns[0] : columns[0] + columns[1]]
+def _sharpness(grey: NDArray[np.uint8], red_cell_px: float) -> float:
+    rows, columns = ((max(0, n - _MIDDLE) // 2, min(n, _MIDDLE)) for n in grey.shape)
+    grey = grey[rows[0] : rows[0] + rows[1], columns[0] : columns[0] + columns[1]]
     factor = min(1.0, _UNIT / red_cell_px)  # what is small already is not made sharper
-    size = (max(8, round(pixels.shape[1] * factor)), max(8, round(pixels.shape[0] * factor)))
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    size = (max(8, round(grey.shape[1] * factor)), max(8, round(grey.shape[0] * factor)))
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     _, spread = cv2.meanStdDev(grey)
     _, edge = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-
-import numpy as np
+from math import sqrt
+from statistics import median
 
 from detect.classify.crops import at_border
 from detect.images import wholeslide
@@ -100,8 +100,8 @@ def row_of(field: Field, picture: Picture, cells: Cells, scale: Scale | None, *,
 def _red_cell_diameter(cells: Sequence[CellRecord]) -> float | None:
     """Median of the geometric mean side of red cells that the border did not cut, pixels."""
     sides = [
-        float(np.sqrt((c.box[2] - c.box[0]) * (c.box[3] - c.box[1])))
+        sqrt((c.box[2] - c.box[0]) * (c.box[3] - c.box[1]))
         for c in cells
         if c.label == "RBC" and "border" not in c.flags
     ]
-    return round(float(np.median(sides)), 2) if len(sides) >= _WHOLE_RED_CELLS else None
+    return round(median(sides), 2) if len(sides) >= _WHOLE_RED_CELLS else None

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detect.images.quality import BLURRED, CLIPPED, DARK, EMPTY, FLAT, flags, quality, sharpness
+from detect.images.quality import BLURRED, CLIPPED, DARK, EMPTY, FLAT, flags, quality
 from tests import drawn as sample
 
 RED_CELL = 80.0  # pixels, of the drawn fields
@@ -22,7 +22,8 @@ def test_sharpness_tells_blur_at_any_magnification(seed: int, factor: float) -> 
     blurred = cv2.GaussianBlur(shown, (0, 0), 0.1 * RED_CELL * factor)
     assert BLURRED not in flags(quality(shown, RED_CELL * factor), 9)
     assert BLURRED in flags(quality(blurred, RED_CELL * factor), 9)
-    assert sharpness(shown, RED_CELL * factor) == pytest.approx(sharpness(pixels, RED_CELL), rel=0.25)
+    told, own = quality(shown, RED_CELL * factor), quality(pixels, RED_CELL)
+    assert told["sharpness"] == pytest.approx(own["sharpness"], rel=0.25)
 
 
 def test_what_is_wrong_with_a_picture_is_named() -> None:
@@ -34,3 +35,17 @@ def test_what_is_wrong_with_a_picture_is_named() -> None:
     assert CLIPPED in flags(quality(bright, RED_CELL), 20)
     assert FLAT in flags(quality(np.full_like(pixels, 200)), 20)
     assert "sharpness" not in quality(pixels)
+
+
+def test_numbers_are_those_of_the_whole_picture() -> None:
+    pixels, _ = sample.field(5, ["Neutrophil", "Lymphocyte"])
+    pixels = np.clip(pixels.astype(int) + 45, 0, 255).astype(np.uint8)[:480, :600]  # not thinned out at this size
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    told = quality(pixels)
+    assert told["brightness"] == pytest.approx(grey.mean(), abs=0.01)
+    assert told["contrast"] == pytest.approx(grey.std(), abs=0.01)
+    assert told["focus"] == pytest.approx(cv2.Laplacian(grey, cv2.CV_64F).var(), rel=0.001)
+    clipped = ((pixels == 0) | (pixels == 255)).mean()
+    assert 0.02 < clipped < 0.98
+    assert told["clipped"] == pytest.approx(clipped, abs=0.01)
+    assert told["saturation"] == pytest.approx(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)[..., 1].mean(), rel=0.02)
