@@ -224,21 +224,31 @@ def rounds(contenders: Sequence[Contender], runs: int) -> None:
 
 
 def sizes(asked: argparse.Namespace) -> dict[str, Any]:
-    """Time and memory against the number of fields."""
+    """Time and memory against the number of fields, and how large the report becomes; a slide has those of `images`."""
     rows = []
-    print("| fields | seconds | fields/s | peak memory of all processes, MiB |")
-    print("| ---: | ---: | ---: | ---: |")
+    heads = ("fields", "slides", "seconds", "counting and report", "fields/s", "peak memory of all processes, MiB")
+    heads += ("report, MiB", "its first page, KiB", "largest of a slide, KiB")
+    print(f"| {' | '.join(heads)} |\n{'| ---: ' * len(heads)}|")
     for count in asked.fields:
         with tempfile.TemporaryDirectory() as name:
             images = linked(asked.images, Path(name) / "images", count)
             fit = ("--scale", "fit", "--classifier", "none")
-            words = ours(images, Path(name) / "out", asked.bundle, asked.precision, *fit)
-            contender = Contender(f"{count} fields", words, count)
+            out, small = Path(name) / "out", ("--image-size", asked.small) if asked.small else ()
+            contender = Contender(
+                f"{count} fields", ours(images, out, asked.bundle, asked.precision, *fit, *small), count
+            )
             contender.run()
-            rows.append(asdict(contender) | {"rate": contender.rate})
+            report = yaml.safe_load((out / "run.yaml").read_text())["seconds"]["report"]
+            pages = {p: p.stat().st_size / 1024 for p in (out / "report").rglob("*.html")}
+            first = pages.pop(out / "report" / "index.html")
+            told = {"report_seconds": report, "first_page_kib": first, "slide_pages_kib": list(pages.values())}
+            rows.append(asdict(contender) | {"rate": contender.rate} | told)
             seconds, memory = contender.seconds[0], contender.memory[0]
-            print(f"| {count} | {seconds:.1f} | {contender.rate:.1f} | {memory:.0f} |", flush=True)
-    return {"bundle": asked.bundle, "precision": asked.precision, "rows": rows}
+            whole, largest = (first + sum(pages.values())) / 1024, max(pages.values(), default=0)
+            cells = (count, len(list(images.iterdir())), f"{seconds:.1f}", report, f"{contender.rate:.1f}")
+            cells += (f"{memory:.0f}", f"{whole:.1f}", f"{first:.0f}", f"{largest:.0f}")
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    return {"bundle": asked.bundle, "precision": asked.precision, "input": asked.small or None, "rows": rows}
 
 
 @contextmanager
@@ -402,7 +412,7 @@ def main() -> None:
     parser.add_argument(
         "--against", help="another bundle's weights for --wide, such as cells-robust, trained at 640 px"
     )
-    parser.add_argument("--small", type=int, default=0, help="an input of ours besides the bundle's")
+    parser.add_argument("--small", type=int, default=0, help="another input of ours: besides the bundle's, or of sizes")
     parser.add_argument(
         "--others", action=argparse.BooleanOptionalAction, default=True, help="FiftyOne, threads, yolo's drawn pictures"
     )
