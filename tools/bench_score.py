@@ -2,7 +2,7 @@
 
     .venv/bin/python tools/bench_score.py predict IMAGES --out DIR [--repeat 4] [--wide 640 --small 320]
     .venv/bin/python tools/bench_score.py sizes   IMAGES --out DIR [--fields 300 3000 30000] [--precision bf16]
-    .venv/bin/python tools/bench_score.py mosaic  IMAGES --out DIR [--side 4000] [--slice 416]
+    .venv/bin/python tools/bench_score.py mosaic  IMAGES --out DIR [--side 4000] [--slice 320]
     .venv/bin/python tools/bench_score.py ray     IMAGES --out DIR [--repeat 4]
 
 Same weights, same images, same run, batch 16. `predict` times whole processes from disk to results, in turn, after
@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -38,7 +39,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import yaml
-from contenders import BATCH, BIN, CONF, Contender, alone, checkpoint, classified_alone, linked, offered, ours
+from contenders import BATCH, BIN, CONF, SHARED, Contender, alone, checkpoint, classified_alone, linked, offered, ours
 from numpy.typing import NDArray
 
 from detect import geometry
@@ -319,7 +320,7 @@ def joined(images: Path, side: int) -> Image:
 
 
 def mosaic(asked: argparse.Namespace) -> dict[str, Any]:
-    """Large pictures against SAHI with the same weights and slices."""
+    """Large pictures against SAHI with the same weights and slices; ours are worked on side by side, as in scoring."""
     from detect.detectors.bundled import BundleDetector
     from detect.images.magnification import Scale
 
@@ -341,12 +342,17 @@ def mosaic(asked: argparse.Namespace) -> dict[str, Any]:
                     bundle,
                     EngineSettings("openvino", precision, cores()),
                     tile=asked.slice,
+                    overlap=SHARED * asked.slice,
                     thresholds=dict.fromkeys(bundle.card.classes, CONF),
                     max_detections=100_000,
                 )
-                started, cells = time.perf_counter(), 0
-                for path in sorted((folder / "large").iterdir()):
-                    cells += len(model.predict([decode.read(path)], [Scale(red, red, how="given")])[0])
+
+                def counted(path: Path, model: BundleDetector = model) -> int:
+                    return len(model.predict([decode.read(path)], [Scale(red, red, how="given")])[0])
+
+                started = time.perf_counter()
+                with ThreadPoolExecutor(cores()) as pool:
+                    cells = sum(pool.map(counted, sorted((folder / "large").iterdir())))
                 found.setdefault(f"ours {precision}, with reading", []).append((time.perf_counter() - started, cells))
             if find_spec("sahi") is not None:
                 words = [sys.executable, INNER, "sahi", str(folder / "large"), str(weights), str(asked.slice)]
@@ -419,8 +425,8 @@ def main() -> None:
     parser.add_argument("--fields", type=int, nargs="+", default=[300, 3000, 30000])
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--side", type=int, default=4000)
-    parser.add_argument("--slice", type=int, default=416)
-    parser.add_argument("--pictures", type=int, default=2)
+    parser.add_argument("--slice", type=int, default=320)
+    parser.add_argument("--pictures", type=int, default=4)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     benches: dict[str, Callable[[argparse.Namespace], dict[str, Any]]]

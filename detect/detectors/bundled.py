@@ -50,6 +50,7 @@ class BundleDetector:
         thresholds: least score per class, in place of the bundle's own.
         max_detections: most cells of one field, or of one tile of a larger one, in place of the bundle's own.
         tile: pixels of the input, a side: a field larger than that at its scale is cut into tiles.
+        overlap: pixels of the input that neighbouring tiles share; else more than the largest white cell.
         graph: something else that runs the bundle's graph, for tests.
     """
 
@@ -61,9 +62,10 @@ class BundleDetector:
         thresholds: Mapping[str, float] | None = None,
         max_detections: int | None = None,
         tile: int = _TILE,
+        overlap: float | None = None,
         graph: Graph | None = None,
     ) -> None:
-        self._tile = tile
+        self._tile, self._overlap = tile, overlap
         self.settings: DetectorGraph = bundle.detector
         self._most = max_detections or self.settings.max_detections
         self.classes = ClassMap(bundle.names)
@@ -129,7 +131,7 @@ class BundleDetector:
         factor = (wanted[0] * less, wanted[1] * less)
         most = settings.image_size if settings.square else self._tile
         side = (most / factor[0], most / factor[1])
-        overlap = min(_OVERLAP * settings.red_cell_px, most / 2)
+        overlap = self._overlap or min(_OVERLAP * settings.red_cell_px, most / 2)
         pieces = tiles.plan(width, height, side, (overlap / factor[0], overlap / factor[1]))
         square = settings.image_size if settings.square else None
         return [_Window(t, scaled(t.width, t.height, factor, settings.stride, square=square)) for t in pieces]

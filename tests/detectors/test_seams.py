@@ -48,7 +48,9 @@ def discs(batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
     return boxes, scores
 
 
-def detector(graph: Callable[..., tuple[NDArray[np.float32], ...]] = discs, **more: object) -> BundleDetector:
+def detector(
+    graph: Callable[..., tuple[NDArray[np.float32], ...]] = discs, overlap: float | None = None, **more: object
+) -> BundleDetector:
     section = DetectorGraph(
         image_size=TILE,
         red_cell_px=20,
@@ -62,7 +64,7 @@ def detector(graph: Callable[..., tuple[NDArray[np.float32], ...]] = discs, **mo
         name="discs", task="detector", title="", licence="", intended_use="", classes=NAMES, architecture={},
         detector=section,
     )  # fmt: skip
-    return BundleDetector(Bundle(card, Path(), ""), tile=TILE, graph=graph)
+    return BundleDetector(Bundle(card, Path(), ""), tile=TILE, overlap=overlap, graph=graph)
 
 
 def draw(width: int, height: int, cells: list[tuple[int, int, int, tuple[int, int, int]]]) -> Image:
@@ -108,6 +110,21 @@ def test_a_cell_on_every_seam_is_there_once(radius: int) -> None:
                                           if k % 9 == start])  # fmt: skip
             got = told(model.predict([pixels], [SCALE])[0])
             assert sorted(got) == sorted(truth(pixels))
+
+
+@pytest.mark.parametrize("overlap", [None, 24.0])
+def test_tiles_share_as_much_as_is_asked(overlap: float | None) -> None:
+    seen: list[int] = []
+
+    def counted(batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        seen.append(len(batch))
+        return discs(batch)
+
+    shared = overlap or OVERLAP
+    pixels = draw(400, 330, [(60, 70, 10, BLUE), (105, 100, 10, RED), (260, 215, 10, RED)])  # the second lies on a seam
+    got = told(detector(counted, overlap).predict([pixels], [SCALE])[0])
+    assert sum(seen) == len(plan(400, 330, (TILE, TILE), (shared, shared)))
+    assert sorted(got) == sorted(truth(pixels))
 
 
 @settings(max_examples=60, deadline=None)
