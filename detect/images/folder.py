@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from sys import intern
 
 from detect.errors import DataError
 from detect.images.decode import SUFFIXES, UNREAD
@@ -65,7 +66,7 @@ def scan(root: Path) -> Folder:
             identity = printable(path.relative_to(root).as_posix())
             if path.suffix.lower() in SUFFIXES | UNREAD and not name.startswith("._"):
                 slide = identity.split("/", 1)[0] if "/" in identity else printable(root.resolve().name)
-                fields.append(Field(id=identity, slide=slide, path=path))
+                fields.append(Field(id=identity, slide=intern(slide), path=path))
             elif name.lower() not in SYSTEM:
                 others.append(identity)
     return Folder(root, tuple(sorted(fields, key=lambda f: f.id)), tuple(sorted(others)))

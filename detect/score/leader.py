@@ -237,6 +237,7 @@ class Leader:
     def finish(self, began: float) -> Outcome:
         """Count, call, report."""
         worked = time.monotonic()
+        self.crew.close()  # what follows takes memory too
         self._check_parts()
         found = self._late()
         came = conclude(

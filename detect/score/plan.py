@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,11 +27,11 @@ from detect.types import Field
 
 _LARGEST_PART, _PARTS = 256, 64  # fields of a part at most; parts of a run at least, where there are enough fields
 _STOPPING = 32  # fields of a part where a slide ends once enough cells are counted: what is found too much is small
-_READERS = 4
+_READERS, _AT_ONCE = 4, 2048  # threads that hash files; files that wait for them, so that memory does not
 _SAMPLE = 2**24  # bytes at either end of a large file that its hash is of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Planned:
     """One field of a run.
 
@@ -61,17 +62,20 @@ class Plan:
 
     def write(self, out: Path) -> None:
         """`plan.parquet`, whole or not at all."""
-        columns = {
-            "part": [r.part for r in self.rows],
-            "slide": [r.field.slide for r in self.rows],
-            "field": [r.field.id for r in self.rows],
-            "path": [os.fsencode(r.field.path.relative_to(self.root)) for r in self.rows],
-            "region": [r.field.region for r in self.rows],
-            "bytes": [r.size for r in self.rows],
-            "hash": [r.hash for r in self.rows],
-            "reason": [r.reason for r in self.rows],
+        columns: dict[str, Iterator[Any]] = {
+            "part": (r.part for r in self.rows),
+            "slide": (r.field.slide for r in self.rows),
+            "field": (r.field.id for r in self.rows),
+            "path": (os.fsencode(r.field.path.relative_to(self.root)) for r in self.rows),
+            "region": (r.field.region for r in self.rows),
+            "bytes": (r.size for r in self.rows),
+            "hash": (r.hash for r in self.rows),
+            "reason": (r.reason for r in self.rows),
         }
-        write_table(pa.table(columns, schema=schema.PLAN), out / PLAN)
+        arrays = [pa.array(columns[one.name], one.type) for one in schema.PLAN]  # without a list of each first
+        write_table(pa.Table.from_arrays(arrays, schema=schema.PLAN), out / PLAN)
+        del arrays
+        pa.default_memory_pool().release_unused()  # whoever leads a night of fields holds no more than it needs
 
 
 def read(out: Path, root: Path) -> Plan:
@@ -103,26 +107,32 @@ def make(
         stop: asked now and then; StoppedRunError once it says so.
     """
     size = part or batch * -(-min(_LARGEST_PART, -(-len(found.fields) // _PARTS)) // batch)
-    numbers = list(_numbers(found.fields, min(size, max(batch, _STOPPING)) if stopping else size, stopping))
-    with ThreadPoolExecutor(_READERS) as pool:
-        files = {field.path: is_slide(field) for field in found.fields}
-
-        def unless_stopped(path: Path, slide: bool) -> tuple[int, str]:
-            return (0, "") if stop() else _held(path, slide)
-
-        held = dict(zip(files, pool.map(unless_stopped, files, files.values(), chunksize=16), strict=True))
-    if stop():
-        what = "stopped while the run was planned"
-        raise StoppedRunError(what, where=str(found.root), remedy="begin it again", asked=True)
+    numbers = _numbers(found.fields, min(size, max(batch, _STOPPING)) if stopping else size, stopping)
     seen: dict[tuple[str, str], str] = {}
     rows = []
-    for number, field in zip(numbers, found.fields, strict=True):
-        length, content = held[field.path]
+    for number, (field, (length, content)) in zip(numbers, _all_held(found.fields, stop), strict=True):
         alone = bool(content) and field.region is None
         first = seen.setdefault((field.slide, content), field.id) if alone else field.id
         reason = "" if first == field.id else f"the same picture as {first}"
         rows.append(Planned(number, field, length, content, reason))
+    if stop():
+        what = "stopped while the run was planned"
+        raise StoppedRunError(what, where=str(found.root), remedy="begin it again", asked=True)
     return Plan(found.root, tuple(rows))
+
+
+def _all_held(fields: Sequence[Field], stop: Callable[[], bool]) -> Iterator[tuple[Field, tuple[int, str]]]:
+    """Each field with the bytes of its file and their hash; once it is to stop, with none."""
+
+    def unless_stopped(field: Field) -> tuple[int, str]:
+        return (0, "") if stop() else _held(field.path, is_slide(field))
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for begin in range(0, len(fields), _AT_ONCE):
+            some = fields[begin : begin + _AT_ONCE]
+            files = {id(field.path): field for field in some}  # regions of a slide share theirs
+            held = dict(zip(files, pool.map(unless_stopped, files.values()), strict=True))
+            yield from ((field, held[id(field.path)]) for field in some)
 
 
 def _numbers(fields: Sequence[Field], size: int, apart: bool) -> Iterator[int]:

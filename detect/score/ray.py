@@ -211,6 +211,7 @@ class RayCrew:
         """Send the workers home; a cluster that was there before stays."""
         for hand in getattr(self, "_hands", []):
             ray.kill(hand.actor)
+        self._hands = []
         if self._ours:
             ray.shutdown()
 
