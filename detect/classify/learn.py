@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from detect.classify.cells import Cells
 from detect.classify.losses import loss_of
-from detect.classify.networks import Classifier, build
+from detect.classify.networks import NETWORKS, Classifier, build
 from detect.classify.settings import ClassifierSettings
 from detect.data import augment
 from detect.detectors.devices import device_of, precision_of
@@ -87,6 +87,12 @@ def learn(
     return run.finish()
 
 
+def precision_for(settings: ClassifierSettings, device: torch.device) -> str:
+    """The arithmetic of a training; auto takes bf16 on a processor where that is faster only."""
+    slow = device.type == "cpu" and NETWORKS[settings.network].slow_bf16
+    return precision_of("fp32" if slow and settings.precision == "auto" else settings.precision, device)
+
+
 class _Run:
     """The state of one training."""
 
@@ -98,7 +104,6 @@ class _Run:
         self.settings, self.cells, self.out, self.where = settings, cells, out, where
         self.dev = dev
         self.device = device_of(device)
-        self.precision = precision_of(settings.precision, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(cores())
         torch.manual_seed(settings.seed)
@@ -106,6 +111,7 @@ class _Run:
             settings.network, len(cells.types), settings.image_size, head=settings.head, first=settings.first,
             dropout=settings.dropout, pretrained=settings.pretrained, where=where,
         ).to(self.device)  # fmt: skip
+        self.precision = precision_for(settings, self.device)
         self.pixels = A.Compose(augment.build(settings.augment, where), seed=settings.seed)
         self.steps = -(-len(cells) // settings.batch)
         learning = self._learning()

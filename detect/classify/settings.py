@@ -58,7 +58,7 @@ class ClassifierSettings(CropSettings):
         head: `orthogonal` deals the features out, each to one type; `fuzzy` has rules, see `classify.fuzzy`.
         pretrained: false for none; true for the weights its library publishes (downloaded); a `.safetensors` file.
         features: `frozen` leaves the network as it is and trains the head alone.
-        precision: auto takes bf16 on processors that have it, fp16 on a GPU, else fp32.
+        precision: auto takes bf16 on processors that have it and are faster with it, fp16 on a GPU, else fp32.
         schedule: of the learning rate. one_cycle rises for a tenth and falls to nothing; cosine falls only.
         loss: focal weighs cells down that are told well (Lin et al., 2017; `focal_gamma`); tversky is 1 less the
             Tversky index of each type (Salehi et al., 2017; `tversky_alpha` for false cells, 1 less it for missed).

@@ -29,7 +29,7 @@ from detect.classify.cells import Cells, keep  # noqa: E402
 from detect.classify.export import write_graph  # noqa: E402
 from detect.classify.fit import Task, mixture  # noqa: E402
 from detect.classify.handmade import measure  # noqa: E402
-from detect.classify.learn import chances, write_weights  # noqa: E402
+from detect.classify.learn import chances, precision_for, write_weights  # noqa: E402
 from detect.classify.recipes import check  # noqa: E402
 from detect.classify.settings import (  # noqa: E402
     ClassifierSettings,
@@ -336,6 +336,19 @@ def test_rules_of_an_ensemble() -> None:
     assert combine("weighted", told, torch.tensor([1.0, 0.0, 0.0])).exp()[0].tolist() == pytest.approx([0.6, 0.4])
     drawn = torch.tensor([[[0.9, 0.1], [0.4, 0.6]]])
     assert combine("majority", drawn, weights).argmax() == 0
+
+
+def test_auto_takes_bf16_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    here, there = torch.device("cpu"), torch.device("cuda")
+
+    def taken(network: str, asked: str, device: torch.device) -> str:
+        return precision_for(recipe(ClassifierSettings, network=network, precision=asked), device)
+
+    assert [taken(name, "auto", here) for name in ("smallnet", "resnet18", "convnext")] == ["bf16"] * 3
+    assert [taken(name, "auto", here) for name in ("mobilenet-v2", "efficientnet-b0", "nasnet")] == ["fp32"] * 3
+    assert taken("mobilenet-v2", "bf16", here) == "bf16"
+    assert taken("mobilenet-v2", "auto", there) == "fp16"
 
 
 def test_chances_and_coming_to_rest() -> None:

@@ -39,6 +39,8 @@ class Network:
         published: millions of parameters with `types` types, as its paper or the first library to ship it says; None
             where the literature names a kind of network and no layers.
         least: smallest picture that it can take, pixels a side. sized: it is built for one size of picture only.
+        slow_bf16: a step of training takes longer in bf16 on a processor (1.5 to 2.2 times, of 32 crops of 64 px): what
+            one channel costs in a depthwise convolution is mostly its conversion.
         why: where ours is not the published one, in what.
     """
 
@@ -49,6 +51,7 @@ class Network:
     types: int = 1000
     least: int = 32
     sized: bool = False
+    slow_bf16: bool = False
     why: str = ""
 
 
@@ -79,16 +82,16 @@ NETWORKS: dict[str, Network] = {
         1.248,
         why="types are told from the mean over the picture",
     ),
-    "shufflenet-v2": Network("torchvision", "shufflenet_v2_x1_0", "Ma et al. 2018", 2.28),
-    "mobilenet-v2": Network("timm", "mobilenetv2_100", "Sandler et al. 2018", 3.50),
-    "mobilenet-v3": Network("timm", "mobilenetv3_large_100", "Howard et al. 2019", 5.48),
-    "mobilenet-v3-small": Network("timm", "mobilenetv3_small_100", "Howard et al. 2019", 2.54),
-    "nasnet": Network("timm", "nasnetalarge", "Zoph et al. 2018, the large one", 88.75, least=64),
-    "efficientnet-b0": Network("timm", "efficientnet_b0", "Tan and Le 2019", 5.29),
-    "efficientnet-b1": Network("timm", "efficientnet_b1", "Tan and Le 2019", 7.79),
-    "efficientnet-b2": Network("timm", "efficientnet_b2", "Tan and Le 2019", 9.11),
-    "efficientnet-b3": Network("timm", "efficientnet_b3", "Tan and Le 2019", 12.23),
-    "efficientnet-v2": Network("timm", "tf_efficientnetv2_s", "Tan and Le 2021, the small one", 21.46),
+    "shufflenet-v2": Network("torchvision", "shufflenet_v2_x1_0", "Ma et al. 2018", 2.28, slow_bf16=True),
+    "mobilenet-v2": Network("timm", "mobilenetv2_100", "Sandler et al. 2018", 3.50, slow_bf16=True),
+    "mobilenet-v3": Network("timm", "mobilenetv3_large_100", "Howard et al. 2019", 5.48, slow_bf16=True),
+    "mobilenet-v3-small": Network("timm", "mobilenetv3_small_100", "Howard et al. 2019", 2.54, slow_bf16=True),
+    "nasnet": Network("timm", "nasnetalarge", "Zoph et al. 2018, the large one", 88.75, least=64, slow_bf16=True),
+    "efficientnet-b0": Network("timm", "efficientnet_b0", "Tan and Le 2019", 5.29, slow_bf16=True),
+    "efficientnet-b1": Network("timm", "efficientnet_b1", "Tan and Le 2019", 7.79, slow_bf16=True),
+    "efficientnet-b2": Network("timm", "efficientnet_b2", "Tan and Le 2019", 9.11, slow_bf16=True),
+    "efficientnet-b3": Network("timm", "efficientnet_b3", "Tan and Le 2019", 12.23, slow_bf16=True),
+    "efficientnet-v2": Network("timm", "tf_efficientnetv2_s", "Tan and Le 2021, the small one", 21.46, slow_bf16=True),
     "densenet121": Network("timm", "densenet121", "Huang et al. 2017", 7.98),
     "densenet161": Network("timm", "densenet161", "Huang et al. 2017", 28.68),
     "darknet53": Network("timm", "darknet53", "Redmon and Farhadi 2018", 41.61),
