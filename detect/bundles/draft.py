@@ -6,8 +6,11 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detect.bundles.card import CARD, TrainedOn
+from detect.bundles.folder import sha256
+from detect.config import Settings
 from detect.data.cards import Card as DataCard
 from detect.errors import StoreError
 
@@ -35,6 +38,26 @@ def trained_on(cards: Sequence[DataCard], before: Iterable[TrainedOn] = ()) -> T
     kinds: set[TrainedOn] = {"synthetic" if card.synthetic else "real" for card in cards}
     kinds |= set(before)
     return "real and synthetic" if len(kinds) > 1 else kinds.pop()
+
+
+def settings_told(settings: Settings) -> dict[str, Any]:
+    """Settings for a card, which may be published: a file or bundle that they name by its path stands by its own name
+    and its SHA-256, for the path says nothing on another machine."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: told(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [told(v) for v in value]
+        if not isinstance(value, str) or Path(value).name == value:
+            return value
+        path = Path(value)
+        file = path / CARD if (path / CARD).is_file() else path
+        if file.is_file():
+            return f"{path.name}, sha256 {sha256(file)}"
+        return path.name if path.is_absolute() else value
+
+    return {k: told(v) for k, v in settings.model_dump(mode="json").items()}
 
 
 def check_folder(out: Path, overwrite: bool) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from detect.bundles.card import GRAPH, WEIGHTS, Card, ClassifierGraph, Familiarity, Training
-from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
+from detect.bundles.draft import INTENDED_USE, Description, prepare_folder, settings_told
 from detect.bundles.folder import Bundle, with_files, write_card
 from detect.classify.answerers import FAMILIAR, Blind, Familiar, measured_of, rebuild
 from detect.classify.bundled import ERROR, BundleClassifier, sees_pixels, softmax
@@ -78,7 +78,7 @@ def export(run: Path, out: Path, about: Description, *, overwrite: bool = False)
             fields=record["fields"],
             groups=record["groups"],
             cells=record["cells"],
-            settings=settings.model_dump(mode="json"),
+            settings=settings_told(settings),
             record={k: record[k] for k in ("config", "precision", "minutes", "hardware", "versions")},
             leak_allowed=bool(record["leaking_groups"]),
         ),

@@ -9,7 +9,7 @@ from typing import Any
 
 from detect.bundles import card as cards
 from detect.bundles.card import Card, Metric, Training
-from detect.bundles.draft import INTENDED_USE, Description, prepare_folder
+from detect.bundles.draft import INTENDED_USE, Description, prepare_folder, settings_told
 from detect.bundles.folder import Bundle, with_files, write_card
 from detect.config import load, load_yaml
 from detect.detectors.base import Architecture, DetectorSettings, family
@@ -139,7 +139,7 @@ def _training(record: dict[str, Any], settings: DetectorSettings) -> Training:
         fields=record["fields"],
         groups=record["groups"],
         cells=record["cells"],
-        settings=settings.model_dump(mode="json"),
+        settings=settings_told(settings),
         record={k: record[k] for k in told if k in record},
         leak_allowed=bool(record.get("leaking_groups")),
     )
