@@ -39,8 +39,8 @@ class Network:
         published: millions of parameters with `types` types, as its paper or the first library to ship it says; None
             where the literature names a kind of network and no layers.
         least: smallest picture that it can take, pixels a side. sized: it is built for one size of picture only.
-        slow_bf16: a step of training takes longer in bf16 on a processor (1.5 to 2.2 times, of 32 crops of 64 px): what
-            one channel costs in a depthwise convolution is mostly its conversion.
+        slow_bf16: a step of training takes longer in bf16 on a processor that has it: 1.5 to 2.2 times, of 32 crops of
+            64 px. These are made of depthwise convolutions; Xception and ConvNeXt, which have some, gain by it.
         why: where ours is not the published one, in what.
     """
 
