@@ -246,6 +246,7 @@ def _network(about: Description, tensors: Mapping[str, torch.Tensor], where: str
         int(about["image_size"]),
         head=about.get("head", "linear"),
         first=about.get("first", "none"),
+        turns=int(about.get("turns", 1)),
         where=where,
     )
     try:

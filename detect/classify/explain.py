@@ -139,14 +139,21 @@ class _Maps:
 
 
 class _Pixels(nn.Module):
-    """A classifier that takes float pixels (n, 3, s, s), 0 to 255, so that gradients reach them."""
+    """A classifier that takes float pixels (n, 3, s, s), 0 to 255, so that gradients reach them.
+
+    It looks at them as they stand only: maps of a picture and its turns could not be laid on one another.
+    """
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.model(pixels.permute(0, 2, 3, 1))
+        turns, self.model.turns = self.model.turns, 1
+        try:
+            return self.model(pixels.permute(0, 2, 3, 1))
+        finally:
+            self.model.turns = turns
 
 
 def _last_map(model: nn.Module, size: int) -> tuple[nn.Module | None, Callable[[torch.Tensor], torch.Tensor] | None]:

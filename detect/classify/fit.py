@@ -139,6 +139,7 @@ def _description(settings: ClassifierSettings, types: int) -> dict[str, Any]:
         "image_size": settings.image_size,
         "head": settings.head,
         "first": settings.first,
+        "turns": settings.turns,
     }
 
 

@@ -109,7 +109,7 @@ class _Run:
         torch.manual_seed(settings.seed)
         self.model = build(
             settings.network, len(cells.types), settings.image_size, head=settings.head, first=settings.first,
-            dropout=settings.dropout, pretrained=settings.pretrained, where=where,
+            dropout=settings.dropout, turns=settings.turns, pretrained=settings.pretrained, where=where,
         ).to(self.device)  # fmt: skip
         self.precision = precision_for(settings, self.device)
         self.pixels = A.Compose(augment.build(settings.augment, where), seed=settings.seed)

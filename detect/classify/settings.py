@@ -56,6 +56,7 @@ class ClassifierSettings(CropSettings):
         network: a name of `classify.networks.NETWORKS`.
         first: `stain` puts a layer before it that separates stains and learns how.
         head: `orthogonal` deals the features out, each to one type; `fuzzy` has rules, see `classify.fuzzy`.
+        turns: 4 to answer for a crop and its quarter turns together, at four times the cost; 1 for the crop alone.
         pretrained: false for none; true for the weights its library publishes (downloaded); a `.safetensors` file.
         features: `frozen` leaves the network as it is and trains the head alone.
         precision: auto takes bf16 on processors that have it and are faster with it, fp16 on a GPU, else fp32.
@@ -74,6 +75,7 @@ class ClassifierSettings(CropSettings):
     network: str = "smallnet"
     first: Literal["none", "stain"] = "none"
     head: Literal["linear", "orthogonal", "fuzzy"] = "linear"
+    turns: Literal[1, 4] = 1
     pretrained: bool | str = False
     features: Literal["trained", "frozen"] = "trained"
     epochs: int = Key(120, ge=1)

@@ -96,6 +96,19 @@ def test_every_kind_of_network_has_a_map(
     assert cell.found.std() > 0.01
 
 
+def test_what_answers_for_a_crop_and_its_turns_is_explained_as_it_stands(bundle: Bundle, crops: list[CellCrop]) -> None:
+    batch = np.stack([cv2.resize(c.pixels, (96, 96)) for c in crops])
+    once = Explainer(bundle)
+    about = bundle.card.architecture
+    turned = {**about, "members": [{**member, "turns": 4} for member in about["members"]]}
+    card = bundle.card.model_copy(update={"architecture": turned})
+    four = Explainer(replace(bundle, card=card))
+    for one, same in zip(*(e.maps(batch, [0] * len(batch)) for e in (once, four)), strict=True):
+        np.testing.assert_array_equal(one, same)
+    assert np.abs(four.chances(batch) - once.chances(batch)).max() > 1e-5
+    assert np.abs(four.chances(batch) - four.chances(np.ascontiguousarray(np.rot90(batch, 1, (1, 2))))).max() < 1e-5
+
+
 @pytest.mark.parametrize(("name", "method", "said"), [("resnet18", "attention", "no attention"),
                                                       ("swin", "attention", "of windows")])  # fmt: skip
 def test_a_network_without_attention_says_so(

@@ -98,6 +98,31 @@ def test_built_again_from_its_weights(tmp_path: Path, head: str, first: str) -> 
         answerers.rebuild(about | {"types": 5}, tmp_path / "w.safetensors")
 
 
+def test_a_crop_and_its_quarter_turns_are_answered_together(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    model = build("smallnet", 4, 48, first="stain", turns=4).eval()
+    once = build("smallnet", 4, 48, first="stain").eval()
+    once.load_state_dict(model.state_dict())
+    given = crops(3, 48)
+    turned = [torch.rot90(given, k, (1, 2)).contiguous() for k in range(4)]
+    expected = torch.stack([once.features(t) for t in turned]).mean(dim=0)
+    assert torch.allclose(model.features(given), expected, atol=1e-6)
+    for one in turned:  # whichever way up the slide lay
+        assert torch.allclose(model(one), model(given), atol=1e-5)
+    assert not torch.allclose(once(turned[1]), once(given), atol=1e-5)
+    assert torch.allclose(model(given[1:2]), model(given)[1:2], atol=1e-6)
+    model.train()
+    assert len(model.features(given)) == 3
+    model.eval()
+    about = {"kind": "network", "name": "smallnet", "types": 4, "image_size": 48, "first": "stain", "turns": 4}
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "w.safetensors")
+    assert torch.equal(answerers.rebuild(about, tmp_path / "w.safetensors")(given), model(given))
+    write_graph(model, about, 48, tmp_path / "g.onnx")
+    for engine in installed():
+        (got,) = open_graph(tmp_path / "g.onnx", EngineSettings(engine)).run(given.numpy())
+        assert np.abs(got - model(given).detach().numpy()).max() < 1e-3
+
+
 def test_weights_that_a_user_has_are_taken_over(tmp_path: Path) -> None:
     import timm
 

@@ -115,6 +115,10 @@ class Classifier(nn.Module):
 
     Scaling is inside, so that every engine is fed the same bytes. Input uint8 RGB (n, s, s, 3); output scores before
     the softmax, float32 (n, types).
+
+    Attributes:
+        turns: 4 to answer by the mean of the features of a crop and its quarter turns: a cell on a slide has no top.
+            In training each crop is looked at once.
     """
 
     def __init__(
@@ -126,6 +130,7 @@ class Classifier(nn.Module):
         head: Head = "linear",
         first: First = "none",
         dropout: float = 0.0,
+        turns: int = 1,
         mean: tuple[float, ...] = _HALF,
         spread: tuple[float, ...] = _HALF,
     ) -> None:
@@ -137,10 +142,19 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = _HEADS[head](features, types)
         self.num_features = features
+        self.turns = turns
 
     def features(self, crops: torch.Tensor) -> torch.Tensor:
         """What the head looks at, (n, features)."""
         pixels = crops.permute(0, 3, 1, 2).float()
+        if self.training or self.turns == 1:
+            return self._features(pixels)
+        across = pixels.transpose(2, 3)
+        around = torch.cat([pixels, across.flip(2), pixels.flip((2, 3)), across.flip(3)])
+        seen = self._features(around)
+        return seen.reshape(self.turns, -1, seen.shape[1]).mean(dim=0)
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.first is not None:
             return self.body(self.first(pixels))
         return self.body((pixels / 255.0 - self.mean) / self.spread)
@@ -169,6 +183,7 @@ def build(
     head: Head = "linear",
     first: First = "none",
     dropout: float = 0.0,
+    turns: int = 1,
     pretrained: bool | str = False,
     where: str = "",
 ) -> Classifier:
@@ -182,7 +197,9 @@ def build(
     body, mean, spread = _body(row, image_size, pretrained is True)
     with torch.no_grad():
         features = int(body.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1])
-    made = Classifier(body.train(), features, types, head=head, first=first, dropout=dropout, mean=mean, spread=spread)
+    made = Classifier(
+        body.train(), features, types, head=head, first=first, dropout=dropout, turns=turns, mean=mean, spread=spread
+    )
     if isinstance(pretrained, str):
         _start_from(made, Path(pretrained), where)
     return made
