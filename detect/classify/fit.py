@@ -230,8 +230,8 @@ def _views(cells: Cells, settings: HybridSettings) -> tuple[NDArray[np.uint8], N
 
 
 def deep(body: networks.Classifier, crops: NDArray[np.uint8], kept: Path) -> tuple[NDArray[np.float32], float]:
-    """What a network sees in crops, float32 (n, features), once for the same weights and pixels; see `_once`."""
-    total = hashlib.sha256()
+    """What a network sees in crops, float32 (n, features), once for the same weights, turns and pixels; see `_once`."""
+    total = hashlib.sha256(str(body.turns).encode())
     for name, value in sorted(state_of(body).items()):
         if not name.startswith("head."):
             total.update(name.encode() + value.numpy().tobytes())

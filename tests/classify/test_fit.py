@@ -30,6 +30,7 @@ from detect.classify.export import write_graph  # noqa: E402
 from detect.classify.fit import Task, mixture  # noqa: E402
 from detect.classify.handmade import measure  # noqa: E402
 from detect.classify.learn import chances, precision_for, write_weights  # noqa: E402
+from detect.classify.networks import build  # noqa: E402
 from detect.classify.recipes import check  # noqa: E402
 from detect.classify.settings import (  # noqa: E402
     ClassifierSettings,
@@ -366,3 +367,17 @@ def test_weights_may_be_read_by_whoever_may_read_what_lies_beside_them(tmp_path:
     (tmp_path / "card").touch()
     write_weights({"a": torch.zeros(2)}, tmp_path / "weights")
     assert (tmp_path / "weights").stat().st_mode == (tmp_path / "card").stat().st_mode
+
+
+def test_what_a_network_sees_is_kept_by_its_turns_too(tmp_path: Path) -> None:
+    """Two configurations that differ in `turns` alone learn the same weights."""
+    torch.manual_seed(5)
+    once = build("smallnet", 4, 48).eval()
+    four = build("smallnet", 4, 48, turns=4).eval()
+    four.load_state_dict(once.state_dict())
+    crops = np.random.default_rng(5).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
+    for body in (once, four, once):
+        with torch.inference_mode():
+            expected = body.features(torch.from_numpy(crops)).numpy()
+        np.testing.assert_allclose(fit.deep(body, crops, tmp_path)[0], expected, atol=1e-6)
+    assert len(list(tmp_path.iterdir())) == 2
