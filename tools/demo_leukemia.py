@@ -25,7 +25,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -33,6 +33,7 @@ from steps import smear
 
 from detect import assets
 from detect.bundles.folder import open_bundle
+from detect.classify.crops import at_border
 from detect.config import load_yaml
 from detect.data.cards import load_card
 from detect.data.smear.settings import load_smear
@@ -183,18 +184,30 @@ def scored(folder: Path, slides: Path, given: Path) -> Path:
     return folder
 
 
-def types_of_cells(run: Path, truth: list[TypedCell]) -> list[tuple[str, str, str | None]]:
-    """Slide, true type and type told of every drawn cell; None where it was not found. And of each cell that was found
-    and is none, with the truth 'nothing'."""
+class Answer(NamedTuple):
+    """What became of a drawn cell; or of one that was found and is none, with the truth 'nothing'."""
+
+    slide: str
+    true: str
+    told: str | None
+    """None where it was not found."""
+    cut: bool
+    """By the border of its field."""
+
+
+def answers_of(run: Path, truth: list[TypedCell]) -> list[Answer]:
+    """Of every drawn cell of a run, and of every cell that was found beside them."""
+    store = Store(run)
+    sizes = {r["field"]: (r["width"], r["height"]) for r in store.fields().to_pylist()}
     here: dict[str, list[TypedCell]] = {}
     for cell in truth:
         here.setdefault(cell.field, []).append(cell)
     found: dict[str, list[dict[str, Any]]] = {}
-    for table in Store(run).cells(("slide", "field", "x0", "y0", "x1", "y1", "label", "type")):
+    for table in store.cells(("slide", "field", "x0", "y0", "x1", "y1", "label", "type", "flags")):
         for row in table.to_pylist():
             if row["label"] == "WBC":
                 found.setdefault(row["field"], []).append(row)
-    out: list[tuple[str, str, str | None]] = []
+    out: list[Answer] = []
     for field in sorted(here.keys() | found.keys()):
         cells, rows = here.get(field, []), found.get(field, [])
         overlap = iou(
@@ -208,14 +221,16 @@ def types_of_cells(run: Path, truth: list[TypedCell]) -> list[tuple[str, str, st
             best = max(free, key=lambda j: overlap[i, j], default=None)
             if best is not None:
                 taken.add(best)
-            out.append((slide, cell.type, None if best is None else rows[best]["type"]))
-        out += [(slide, "nothing", r["type"]) for j, r in enumerate(rows) if j not in taken]
+            told = None if best is None else rows[best]["type"]
+            out.append(Answer(slide, cell.type, told, at_border(cell.box, *sizes[field])))
+        over = (r for j, r in enumerate(rows) if j not in taken)
+        out += [Answer(slide, "nothing", r["type"], "border" in r["flags"]) for r in over]
     return out
 
 
-def fab_f1(cells: list[tuple[str, str, str | None]]) -> dict[str, Interval]:
+def fab_f1(cells: list[Answer]) -> dict[str, Interval]:
     """F1 of each FAB type and their mean; a cell that was not found, or not named so far, is missed."""
-    truth, told = np.array([c[1] for c in cells]), np.array([str(c[2]) for c in cells])
+    truth, told = np.array([c.true for c in cells]), np.array([str(c.told) for c in cells])
     hits = np.stack([(truth == k) & (told == k) for k in FAB], axis=1).astype(float)
     true, called = (np.stack([v == k for k in FAB], axis=1).astype(float) for v in (truth, told))
 
@@ -223,7 +238,7 @@ def fab_f1(cells: list[tuple[str, str, str | None]]) -> dict[str, Interval]:
         f1 = ratio(2 * (weights @ hits), weights @ true + weights @ called)
         return np.concatenate([f1, f1.mean(axis=1, keepdims=True)], axis=1)
 
-    found = intervals(figures, [c[0] for c in cells], rounds=1000, seed=1)
+    found = intervals(figures, [c.slide for c in cells], rounds=1000, seed=1)
     return dict(zip((*FAB, "macro F1"), found, strict=True))
 
 
@@ -265,21 +280,22 @@ def main() -> None:
         smear("train", "slide", "slide-disease", "--run", run, *truth, "--out", slide)
     print("slide model is made", flush=True)
     whole = pipeline(out, asked.detector, bundles, slide, asked.segmenter)
-    found: list[tuple[str, str, str | None]] = []
+    found: list[Answer] = []
     calls: list[dict[str, str]] = []
     for number, px in enumerate(MAGNIFICATIONS):
         n = asked.test // len(MAGNIFICATIONS) + (number < asked.test % len(MAGNIFICATIONS))
         slides = drawn(out / f"test-{px:g}", "test", n, px, AREA_UM2, 600 + number, "test")
         run = scored(out / f"scored-{px:g}", slides, whole)
         truth_cells = load_typed([load_card(slides / "test-types.yaml")], Tally())
-        found += [(f"{px:g}/{slide}", true, told) for slide, true, told in types_of_cells(run, truth_cells)]
+        found += [a._replace(slide=f"{px:g}/{a.slide}") for a in answers_of(run, truth_cells)]
         diseases = {r["slide"]: r["disease"] for r in rows_of(slides / "slides.csv")}
         calls += [
             row | {"slide": f"{px:g}/{row['slide']}", "truth": diseases[row["slide"]]}
             for row in rows_of(run / "patterns.csv")
         ]
         print(f"test slides at {px:g} pixels a micrometre are scored", flush=True)
-    told = fab_f1(found)
+    whole_cells = [a for a in found if not a.cut]
+    told, told_whole = fab_f1(found), fab_f1(whole_cells)
     disease = [c for c in calls if c["question"] == "disease"]
     right = sum(c["pattern"] == c["truth"].split("-")[0] for c in disease)
     types = [c for c in calls if c["question"] == "FAB" and c["truth"].startswith("ALL-")]
@@ -287,17 +303,20 @@ def main() -> None:
     none = sum(c["pattern"] != "" for c in calls if c["question"] == "FAB" and not c["truth"].startswith("ALL-"))
     result = {
         "cells": {name: asdict(v) for name, v in told.items()},
+        "cells that no border cuts": {name: asdict(v) for name, v in told_whole.items()},
         "slides": asdict(wilson(right, len(disease))) | {"n": len(disease)},
         "FAB of ALL slides": asdict(wilson(right_types, len(types))) | {"n": len(types)},
         "FAB called of other slides": none,
         "wrong or not called": [c for c in disease if c["pattern"] != c["truth"].split("-")[0]],
     }
     (out / "result.json").write_text(json.dumps(result, indent=1), "utf-8")
-    n = Counter(c[1] for c in found)
-    print("\n| cells, found and named end to end | drawn | F1 |\n| --- | ---: | --- |")
+    n, n_whole = (Counter(a.true for a in cells) for cells in (found, whole_cells))
+    print("\n| cells, found and named end to end | drawn | F1 | no border cuts | F1 |")
+    print("| --- | ---: | --- | ---: | --- |")
     for name in FAB:
-        print(f"| {name} | {n[name]} | {told[name]} |")
-    print(f"| macro F1 | {sum(n[k] for k in FAB)} | {told['macro F1']} |")
+        print(f"| {name} | {n[name]} | {told[name]} | {n_whole[name]} | {told_whole[name]} |")
+    total, total_whole = (sum(c[k] for k in FAB) for c in (n, n_whole))
+    print(f"| macro F1 | {total} | {told['macro F1']} | {total_whole} | {told_whole['macro F1']} |")
     print(f"\nslide disease right: {right} of {len(disease)}, {wilson(right, len(disease))}")
     print(f"FAB of ALL slides right: {right_types} of {len(types)}, {wilson(right_types, len(types))}; ", end="")
     print(f"called on other slides: {none}")
