@@ -301,12 +301,20 @@ def main() -> None:
     types = [c for c in calls if c["question"] == "FAB" and c["truth"].startswith("ALL-")]
     right_types = sum(c["pattern"] == f"FAB {c['truth'][4:]}" for c in types)
     none = sum(c["pattern"] != "" for c in calls if c["question"] == "FAB" and not c["truth"].startswith("ALL-"))
+    told_slides = fab_f1(
+        [
+            Answer(c["slide"], c["truth"].replace("ALL-", "FAB "), c["pattern"], cut=False)
+            for c in calls
+            if c["question"] == "FAB"
+        ]
+    )
     result = {
         "cells": {name: asdict(v) for name, v in told.items()},
         "cells that no border cuts": {name: asdict(v) for name, v in told_whole.items()},
         "slides": asdict(wilson(right, len(disease))) | {"n": len(disease)},
         "FAB of ALL slides": asdict(wilson(right_types, len(types))) | {"n": len(types)},
         "FAB called of other slides": none,
+        "FAB of slides, F1": {name: asdict(v) for name, v in told_slides.items()},
         "wrong or not called": [c for c in disease if c["pattern"] != c["truth"].split("-")[0]],
     }
     (out / "result.json").write_text(json.dumps(result, indent=1), "utf-8")
@@ -319,7 +327,8 @@ def main() -> None:
     print(f"| macro F1 | {total} | {told['macro F1']} | {total_whole} | {told_whole['macro F1']} |")
     print(f"\nslide disease right: {right} of {len(disease)}, {wilson(right, len(disease))}")
     print(f"FAB of ALL slides right: {right_types} of {len(types)}, {wilson(right_types, len(types))}; ", end="")
-    print(f"called on other slides: {none}")
+    print(f"called on other slides: {none}; F1 ", end="")
+    print(", ".join(f"{name} {v}" for name, v in told_slides.items()))
     for c in result["wrong or not called"]:
         print(f"- {c['slide']}, {c['truth']}: {c['said']} ({c['counted']} cells)")
     if asked.release:
