@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ from detect.types import Field, Image
 RED_CELL = "RBC"
 
 _LADDER = (0.5, 2**-0.5, 2**0.5, 2.0)  # factors of the first guess that are tried where it is not confirmed
+_HARDLY = 0.02  # part of a field that red cells of the right size take up; less, and they were not found
+_RUNG, _LEAST_PX, _MOST_PART = 2**0.5, 6.0, 0.25  # all that is tried then: from 6 pixels to a quarter of a field
 _CONFIRMED = 0.15  # red cells whose median differs from the guess by less than this part confirm it
 _ROUNDS = 3  # of looking again at the scale that was found
 _SETTLED = 0.03  # a change below this ends them
@@ -77,8 +79,10 @@ def estimate(detector: Detector, fields: Sequence[Image]) -> Scale | None:
 
     A first guess comes from the pixels alone (the granulometry of the classical detector). The detector then looks at
     the middle of each field at that scale; where what it finds does not confirm the guess, at scales around it, and the
-    one counts at which most red cells of the size that it was trained with are found. Their median sides are the
-    answer, looked at again until it stays. With hardly any red cell the guess stands, and is not sure.
+    one counts at which most red cells of the size that it was trained with are found. Where it finds hardly any at all
+    of these, it looks at every scale: among red cells too pale to stand out the guess may be wrong by any factor. Their
+    median sides are the answer, looked at again until it stays; one far from the guess is not sure. With hardly any red
+    cell the guess stands, and is not sure.
     """
     guesses = [d for d in (red_cell_diameter(pixels) for pixels in fields) if d is not None]
     if not guesses:
@@ -91,6 +95,8 @@ def estimate(detector: Detector, fields: Sequence[Image]) -> Scale | None:
     if not _confirms(seen, guess):
         tried = [_look(detector, fields, Scale(guess * f, guess * f)) for f in _LADDER]
         seen = max([seen, *tried], key=lambda look: look.support)
+    if seen.support < _HARDLY * len(fields):
+        seen = max([seen, *_anywhere(detector, fields)], key=lambda look: look.support)
     for _ in range(_ROUNDS):
         if len(seen.sides) < _FEWEST:
             # One box may be anything; what the pixels tell is nearer.
@@ -103,6 +109,16 @@ def estimate(detector: Detector, fields: Sequence[Image]) -> Scale | None:
     mixed = found.spread > _WIDE or (max(guesses) / min(guesses) > _UNEVEN and _differ(detector, fields))
     sure = found.cells >= _ENOUGH and not mixed and abs(math.log(found.diameter_px / guess)) <= _APART
     return Scale(found.width_px, found.height_px, found.spread, found.cells, mixed=mixed, sure=sure)
+
+
+def _anywhere(detector: Detector, fields: Sequence[Image]) -> Iterator[_Seen]:
+    """What the detector sees at every scale at which a field may have been taken, where it is enough to tell one."""
+    diameter, most = _LEAST_PX, _MOST_PART * max(max(pixels.shape[:2]) for pixels in fields)
+    while diameter <= most:
+        seen = _look(detector, fields, Scale(diameter, diameter))
+        if len(seen.sides) >= _ENOUGH:
+            yield seen
+        diameter *= _RUNG
 
 
 def _differ(detector: Detector, fields: Sequence[Image]) -> bool:

@@ -13,6 +13,7 @@ from detect.bundles.folder import Bundle
 from detect.data.smear import field as fields
 from detect.data.smear import slide
 from detect.data.smear.settings import load_smear
+from detect.detectors import scale
 from detect.detectors.bundled import BundleDetector
 from detect.detectors.classical import ClassicalDetector
 from detect.detectors.scale import estimate, of_slide
@@ -97,6 +98,19 @@ def test_one_false_red_cell_decides_nothing(detector: BundleDetector) -> None:
     assert not found.sure
     assert found.diameter_px == pytest.approx(diameter, rel=0.3)
     assert found.width_px == found.height_px
+
+
+@pytest.mark.parametrize("factor", [0.1, 5.0, 15.0])
+def test_a_first_guess_that_is_far_off_is_mended(
+    detector: BundleDetector, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    pixels, diameter = smear(1)
+    small = resized(pixels, 0.5, 0.5)  # at 15 times a red cell is wider than the field
+    monkeypatch.setattr(scale, "red_cell_diameter", lambda _: factor * diameter / 2)
+    found = estimate(detector, [small])
+    assert found is not None
+    assert found.diameter_px == pytest.approx(diameter / 2, rel=0.15)
+    assert not found.sure
 
 
 def test_fields_of_two_magnifications_are_mixed(detector: BundleDetector) -> None:
