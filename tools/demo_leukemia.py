@@ -1,6 +1,7 @@
 """The bundles of the pipeline demo-leukemia, and what they reach on unseen slides of the generator's wider range.
 
-    .venv/bin/python tools/demo_leukemia.py OUT [--cells 1200] [--epochs 8] [--slides 168] [--test 60] [--release]
+    .venv/bin/python tools/demo_leukemia.py OUT [--cells 1200] [--epochs 8] [--slides 168] [--test 60] [--seed 600]
+        [--release | --packaged]
 
 Everything by the real commands, each step once: drawn slides on which every white cell is as frequent as any other, and
 blasts more so, from ranges halfway between the training's and the test's, in the training's stains; two classifiers of
@@ -12,6 +13,7 @@ by bootstrap over slides.
 
 What is learnt here knows drawn cells only. It shows the way that a lab trains its own, and says nothing of patients.
 `--release` copies the bundles among the released ones, and the pipeline to `configs/pipelines/demo-leukemia.yaml`.
+`--packaged` learns nothing, and measures that pipeline; `--seed` draws other test slides.
 """
 
 from __future__ import annotations
@@ -174,7 +176,7 @@ def pipeline(out: Path, detector: str, bundles: dict[str, Path], slide: Path | N
     return path
 
 
-def scored(folder: Path, slides: Path, given: Path) -> Path:
+def scored(folder: Path, slides: Path, given: str | Path) -> Path:
     """A finished run."""
     done = folder.with_name(f"{folder.name}.done")
     if not done.is_file():
@@ -248,20 +250,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def main() -> None:
-    """All steps, and a table."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("out", type=Path)
-    options.add_argument("--cells", type=int, default=1200)
-    options.add_argument("--epochs", type=int, default=8)
-    options.add_argument("--slides", type=int, default=168)
-    options.add_argument("--test", type=int, default=60)
-    options.add_argument("--detector", default="cells-robust")
-    options.add_argument("--segmenter", default="wbc-parts")
-    options.add_argument("--release", action="store_true")
-    asked = options.parse_args()
-    out = asked.out.absolute()
-    out.mkdir(parents=True, exist_ok=True)
+def learnt(out: Path, asked: argparse.Namespace) -> tuple[dict[str, Path], Path]:
+    """The bundles of cells by question, and that of slides."""
     whites = list(load_smear("train").whites)
     parts = {w: BLASTS if w in HARD else 1.0 for w in whites}
     shares = {w: round(part / sum(parts.values()), 4) for w, part in parts.items()}
@@ -279,13 +269,17 @@ def main() -> None:
         shutil.rmtree(slide, ignore_errors=True)
         smear("train", "slide", "slide-disease", "--run", run, *truth, "--out", slide)
     print("slide model is made", flush=True)
-    whole = pipeline(out, asked.detector, bundles, slide, asked.segmenter)
+    return bundles, slide
+
+
+def measure(out: Path, given: str | Path, n_slides: int, seed: int) -> None:
+    """What a pipeline reaches on unseen slides: `result.json`, and a table."""
     found: list[Answer] = []
     calls: list[dict[str, str]] = []
     for number, px in enumerate(MAGNIFICATIONS):
-        n = asked.test // len(MAGNIFICATIONS) + (number < asked.test % len(MAGNIFICATIONS))
-        slides = drawn(out / f"test-{px:g}", "test", n, px, AREA_UM2, 600 + number, "test")
-        run = scored(out / f"scored-{px:g}", slides, whole)
+        n = n_slides // len(MAGNIFICATIONS) + (number < n_slides % len(MAGNIFICATIONS))
+        slides = drawn(out / f"test-{px:g}", "test", n, px, AREA_UM2, seed + number, "test")
+        run = scored(out / f"scored-{px:g}", slides, given)
         truth_cells = load_typed([load_card(slides / "test-types.yaml")], Tally())
         found += [a._replace(slide=f"{px:g}/{a.slide}") for a in answers_of(run, truth_cells)]
         diseases = {r["slide"]: r["disease"] for r in rows_of(slides / "slides.csv")}
@@ -331,6 +325,29 @@ def main() -> None:
     print(", ".join(f"{name} {v}" for name, v in told_slides.items()))
     for c in result["wrong or not called"]:
         print(f"- {c['slide']}, {c['truth']}: {c['said']} ({c['counted']} cells)")
+
+
+def main() -> None:
+    """All steps, and a table."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("out", type=Path)
+    options.add_argument("--cells", type=int, default=1200)
+    options.add_argument("--epochs", type=int, default=8)
+    options.add_argument("--slides", type=int, default=168)
+    options.add_argument("--test", type=int, default=60)
+    options.add_argument("--seed", type=int, default=600)
+    options.add_argument("--detector", default="cells-robust")
+    options.add_argument("--segmenter", default="wbc-parts")
+    options.add_argument("--release", action="store_true")
+    options.add_argument("--packaged", action="store_true")
+    asked = options.parse_args()
+    out = asked.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    if asked.packaged:
+        measure(out, "demo-leukemia", asked.test, asked.seed)
+        return
+    bundles, slide = learnt(out, asked)
+    measure(out, pipeline(out, asked.detector, bundles, slide, asked.segmenter), asked.test, asked.seed)
     if asked.release:
         released(bundles, slide, asked.detector, asked.segmenter)
 
