@@ -5,11 +5,11 @@
 
 Everything by the real commands, each step once: drawn slides on which every white cell is as frequent as any other, and
 blasts more so, from ranges halfway between the training's and the test's, in the training's stains; two classifiers of
-their cells, of white cells by type, then of lymphocytes and blasts by their kind; drawn slides of the training range,
-scored with these; a slide model learnt from that run; then slides of the test range, wider than all that was learnt
-from and with stains that are in none of it, scored end to end with `smear score`. Test slides lie at four
-magnifications, with as many fields as 100 white cells of a healthy slide need. Truth is the generator's. 95 % intervals
-by bootstrap over slides.
+their cells, of white cells by type, then of lymphocytes, monocytes and blasts by their kind; drawn slides of the
+training range, scored with these; a slide model learnt from that run; then slides of the test range, wider than all
+that was learnt from and with stains that are in none of it, scored end to end with `smear score`. Test slides lie at
+four magnifications, with as many fields as 100 white cells of a healthy slide need. Truth is the generator's. 95 %
+intervals by bootstrap over slides.
 
 What is learnt here knows drawn cells only. It shows the way that a lab trains its own, and says nothing of patients.
 `--release` copies the bundles among the released ones, and the pipeline to `configs/pipelines/demo-leukemia.yaml`.
