@@ -40,6 +40,8 @@ METHODS: tuple[Method, ...] = ("grad-cam", "score-cam", "attention")
 STEPS = 20  # parts in which a crop is blurred away
 _SEED = 1
 _BATCH = 32
+_NOISES, _LARGER = 4, 3  # pictures of noise that tell where a map lies, and times a crop's side
+_Turn = Callable[[torch.Tensor], torch.Tensor]  # of a module's output into a map
 
 
 class Explainer:
@@ -94,16 +96,19 @@ class _Maps:
 
     def _cam(self, method: Method) -> Callable[[Image, int], Map]:
         layer, turn = _last_map(self._pixels, self.size)
-        if layer is None:
+        if layer is None or turn is None:
             what = f"{self.name} keeps no map of the picture to its end"
             raise BundleError(what, where=self.where, remedy="use --method attention, or another network")
         kind = GradCAM if method == "grad-cam" else ScoreCAM
         found = kind(self._pixels, [layer], reshape_transform=turn)
+        right, down = _off(self._pixels, layer, turn, self.size)
+        moved, side = np.array([[1, 0, right], [0, 1, down]]), (self.size, self.size)
 
         def cam(crop: Image, answer: int) -> Map:
             given = torch.from_numpy(crop).permute(2, 0, 1)[None].float()
             with torch.enable_grad(), redirect_stderr(StringIO()):  # Score-CAM draws a bar for every cell
-                return _scaled(found(given, [ClassifierOutputTarget(answer)])[0])
+                drawn = found(given, [ClassifierOutputTarget(answer)])[0]
+            return _scaled(cv2.warpAffine(drawn, moved, side, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
         return cam
 
@@ -156,7 +161,47 @@ class _Pixels(nn.Module):
             self.model.turns = turns
 
 
-def _last_map(model: nn.Module, size: int) -> tuple[nn.Module | None, Callable[[torch.Tensor], torch.Tensor] | None]:
+def _off(model: nn.Module, layer: nn.Module, turn: _Turn, size: int) -> tuple[float, float]:
+    """By how many pixels a map lies right of where it is drawn, and below: what its places see says so.
+
+    It is drawn as if its places divided the picture evenly. Convolutions that step by two and pad by one see places
+    that lie up and left of that: by 7.5 pixels after four of them, by 15.5 after five.
+    """
+    places, own = _seen(model, layer, turn, size)
+    try:  # the borders of a larger picture cut less of what is seen
+        more, off = _seen(model, layer, turn, _LARGER * size)
+    except (AssertionError, RuntimeError):  # transformers take one size only
+        return own
+    part = more / (_LARGER * places)
+    return off[0] * part, off[1] * part
+
+
+def _seen(model: nn.Module, layer: nn.Module, turn: _Turn, size: int) -> tuple[int, tuple[float, float]]:
+    """Places a side of a map of noise, and the middle (x, y) of what two of them see, from the picture's middle.
+
+    The two lie on either side of the middle, so that what the whole map hangs on alike does not count.
+    """
+    maps: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(lambda module, given, out: maps.append(turn(out)))
+    noise = torch.rand(_NOISES, 3, size, size, generator=torch.Generator().manual_seed(_SEED)) * 255
+    try:
+        with torch.enable_grad():
+            model(noise.requires_grad_())
+            places = maps[0].shape[-1]
+            near, far = places // 3, places - 1 - places // 3
+            asked = [maps[0][:, :, i, i].square().sum() for i in (near, far)]
+            slopes = [torch.autograd.grad(one, noise, retain_graph=True)[0] for one in asked]
+    finally:
+        hook.remove()
+    seen = [slope.square().sum(dim=(0, 1)).numpy().astype(np.float64) for slope in slopes]
+    if not all(one.sum() > 0 for one in seen):
+        return places, (0.0, 0.0)
+    from_middle = np.arange(size) - (size - 1) / 2
+    x, y = (np.mean([one.sum(axis=axis) @ from_middle / one.sum() for one in seen]) for axis in (0, 1))
+    return places, (float(x), float(y))
+
+
+def _last_map(model: nn.Module, size: int) -> tuple[nn.Module | None, _Turn | None]:
     """The last module with a map of the picture that the scores hang on, and how its output becomes a map.
 
     The last tokens of a transformer are a map too, but only one of them is looked at.
@@ -181,7 +226,7 @@ def _last_map(model: nn.Module, size: int) -> tuple[nn.Module | None, Callable[[
     return None, None
 
 
-def _as_map(shape: torch.Size) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def _as_map(shape: torch.Size) -> _Turn | None:
     """How an output of this shape becomes a map, (n, channels, h, w); None where it is none."""
     if len(shape) == 4 and shape[2] == shape[3] and shape[2] > 1:
         return lambda t: t

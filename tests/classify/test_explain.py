@@ -24,7 +24,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from detect.classify import networks  # noqa: E402
 from detect.classify.answerers import Ensemble  # noqa: E402
-from detect.classify.explain import Explainer, deletion, random_map  # noqa: E402
+from detect.classify.explain import Explainer, _last_map, _off, _Pixels, deletion, random_map  # noqa: E402
 from detect.classify.explained import explain, explain_known, faithfulness, sheet  # noqa: E402
 from detect.classify.heat import over  # noqa: E402
 from detect.classify.learn import state_of  # noqa: E402
@@ -94,6 +94,28 @@ def test_every_kind_of_network_has_a_map(
     assert cell.found.shape == (size, size)
     assert cell.found.max() == pytest.approx(1)
     assert cell.found.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "known"),
+    [
+        ("smallnet", 96, -7.5),  # four steps by two, each padded by one: a place is the 16th pixel, not 16 pixels
+        ("resnet18", 96, -15.5),
+        ("resnet18", 64, -15.5),
+        ("vgg16", 64, 0),  # pooled without padding
+        ("lenet", 64, 0),
+        ("cnn-gru", 96, 0),
+        ("convnext", 64, 0),  # patches that do not overlap
+        ("vit-tiny", 64, 0),
+    ],
+)
+def test_a_map_is_moved_to_where_its_network_looked(name: str, size: int, known: float) -> None:
+    torch.manual_seed(1)
+    model = _Pixels(networks.build(name, 4, size)).eval()
+    layer, turn = _last_map(model, size)
+    assert layer is not None
+    assert turn is not None
+    assert _off(model, layer, turn, size) == pytest.approx((known, known), abs=size / 50)
 
 
 def test_what_answers_for_a_crop_and_its_turns_is_explained_as_it_stands(bundle: Bundle, crops: list[CellCrop]) -> None:
